@@ -1,0 +1,2 @@
+//! The L7 router and policy engine as pure functions.
+pub mod spec;

@@ -1,0 +1,139 @@
+//! What CONNECT can name, and what happens to its bytes.
+
+use super::duration;
+use super::matching::CidrRange;
+use super::rbac::Rbac;
+use super::route::RouteTable;
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// A service port, or a workload.
+///
+/// With both chains the first bytes decide: HTTP/1.1 and h2c go to `http`, everything else,
+/// and a client that stays silent, to `tcp`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Destination {
+    /// Unique name, for example `inbound-vip|80|http|app.shop.svc.cluster.local`.
+    pub name: String,
+    /// Namespace of its owner: with the mesh's name, the tenant.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub namespace: String,
+    /// Addresses or networks by which it is reached. `0.0.0.0` and `::` are never matched.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<CidrRange>,
+    /// Host names by which it is reached (`CONNECT host:port`), compared without regard to case.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hosts: Vec<String>,
+    /// Port; absent: every port (workloads).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    /// Policies for the connection, decided before any byte passes.
+    #[serde(default, skip_serializing_if = "ConnectionPolicy::is_empty")]
+    pub connection: ConnectionPolicy,
+    /// What is done with HTTP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub http: Option<HttpChain>,
+    /// What is done with other bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tcp: Option<TcpChain>,
+}
+
+/// Policies for a connection.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ConnectionPolicy {
+    /// In order; refusal by one ends it with CONNECT 403.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub rbac: Vec<Rbac>,
+}
+
+impl ConnectionPolicy {
+    /// No policy.
+    pub fn is_empty(&self) -> bool {
+        self.rbac.is_empty()
+    }
+}
+
+/// What is done with HTTP requests.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HttpChain {
+    /// In Envoy's order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub filters: Vec<HttpFilter>,
+    /// Where requests go.
+    pub routes: RouteTable,
+    /// `/a/../b` and `/%61` are resolved before policies and routes see the path (default).
+    #[serde(default = "yes", skip_serializing_if = "is_true")]
+    pub normalize_path: bool,
+    /// `//` becomes `/` before policies and routes see the path.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub merge_slashes: bool,
+    /// HTTP/1.0 is answered 426 unless this is set.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub accept_http_10: bool,
+    /// `Upgrade` tokens that pass; others get 403. Default `[websocket]`.
+    #[serde(default = "websocket")]
+    pub upgrades: Vec<String>,
+    /// Value of `server` on responses. Default `istio-envoy`.
+    #[serde(default = "server", skip_serializing_if = "is_server")]
+    pub server: String,
+}
+
+/// A step before routing.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HttpFilter {
+    /// Authorization.
+    Rbac(Rbac),
+}
+
+/// What is done with opaque bytes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TcpChain {
+    /// In order; decided before the server's first byte passes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rbac: Vec<Rbac>,
+    /// Chosen by weight.
+    pub clusters: Vec<WeightedTcp>,
+    /// No byte in either direction for so long ends it; absent or 0: 1 h (Envoy).
+    #[serde(with = "duration::optional", default, skip_serializing_if = "Option::is_none")]
+    pub idle_timeout: Option<Duration>,
+}
+
+/// One of the clusters of a TCP chain.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WeightedTcp {
+    /// Name of the cluster.
+    pub name: String,
+    /// Share of the sum; default 1.
+    #[serde(default = "one")]
+    pub weight: u32,
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn is_true(value: &bool) -> bool {
+    *value
+}
+
+fn one() -> u32 {
+    1
+}
+
+fn websocket() -> Vec<String> {
+    vec!["websocket".to_owned()]
+}
+
+fn server() -> String {
+    "istio-envoy".to_owned()
+}
+
+fn is_server(value: &str) -> bool {
+    value == "istio-envoy"
+}

@@ -1,0 +1,88 @@
+//! Authorization policies. Envoy: `config.rbac.v3.RBAC`, in the vocabulary that istiod uses.
+
+use super::matching::{CidrRange, HeaderMatch, StringMatch};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// What a matching policy does.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Action {
+    /// Only what matches a policy passes.
+    #[default]
+    Allow,
+    /// What matches a policy is refused.
+    Deny,
+    /// Nothing is refused; a match is recorded.
+    Log,
+}
+
+/// One RBAC filter: policies by name, tried in the order of their names (Envoy keeps a sorted map).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rbac {
+    /// What a match does.
+    #[serde(default)]
+    pub action: Action,
+    /// Policies by name. None at all with `ALLOW` refuses everything.
+    #[serde(default)]
+    pub policies: BTreeMap<String, Policy>,
+}
+
+/// Matches when one of the permissions and one of the principals match.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Policy {
+    /// What is done; an empty list matches nothing.
+    pub permissions: Vec<Permission>,
+    /// Who does it; an empty list matches nothing.
+    pub principals: Vec<Principal>,
+}
+
+/// What is done.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Permission {
+    /// Anything.
+    Any,
+    /// All of them.
+    And(Vec<Permission>),
+    /// One of them.
+    Or(Vec<Permission>),
+    /// Not that.
+    Not(Box<Permission>),
+    /// A request header; never matches on a TCP connection.
+    Header(HeaderMatch),
+    /// The normalised path without its query; never matches on a TCP connection.
+    Path(StringMatch),
+    /// The request method; never matches on a TCP connection.
+    Method(StringMatch),
+    /// The `:authority`, compared without regard to case; never matches on a TCP connection.
+    Host(StringMatch),
+    /// The service's address that the client named.
+    DestinationIp(CidrRange),
+    /// The service's port that the client named.
+    DestinationPort(u16),
+}
+
+/// Who does it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Principal {
+    /// Anybody, also without an identity.
+    Any,
+    /// All of them.
+    And(Vec<Principal>),
+    /// One of them.
+    Or(Vec<Principal>),
+    /// Not that.
+    Not(Box<Principal>),
+    /// The peer's SPIFFE URI, from its certificate.
+    Authenticated(StringMatch),
+    /// Address of the HBONE peer. AuthorizationPolicy: `source.ip`.
+    SourceIp(CidrRange),
+    /// Address by the trusted part of `x-forwarded-for`; at a waypoint the peer's address.
+    RemoteIp(CidrRange),
+    /// A request header; never matches on a TCP connection.
+    Header(HeaderMatch),
+}
