@@ -1,1 +1,45 @@
-//! proxy
+//! The data plane: tunnels in, Pingora's `HttpProxy` or a TCP splice over each, tunnels out.
+//!
+//! A [`MeshInstance`] is one mesh: identity, snapshot, pools, counters. [`Workers`] are the
+//! threads. [`listen`] serves an instance on them until it is drained.
+//!
+//! ```text
+//! listener ─ hbone::Terminator ─ tunnel: resolve → authorize → detect
+//!     ├─ splice: authorize → connect → relay → record
+//!     └─ downstream::{h1, h2} ─ engine (HttpProxy) ─ hooks: normalise → authorize → admit → route
+//!                                    → upstream: connect → relay ─ record
+//! ```
+#![forbid(unsafe_code)]
+
+mod counters;
+mod date;
+mod detect;
+mod downstream;
+mod engine;
+mod exchange;
+mod framing;
+mod grpc;
+mod head;
+mod headers;
+mod hooks;
+mod instance;
+mod io;
+mod limits;
+mod listener;
+mod mirror;
+mod record;
+mod reply;
+mod resolve;
+mod retry;
+mod sink;
+mod splice;
+mod tunnel;
+mod upstream;
+mod workers;
+
+pub use counters::{Count, Counters, Level, Raised};
+pub use head::{fuzz_request, fuzz_response};
+pub use instance::{InstanceConfig, LocalHandler, MeshInstance};
+pub use limits::Limits;
+pub use listener::{Drained, ListenError, Running, listen};
+pub use workers::{Placement, Workers};

@@ -1,2 +1,33 @@
 //! The L7 router and policy engine as pure functions.
+//!
+//! Two layers: [`spec`] is plain data, what YAML and xDS both produce; [`model`] is what it
+//! compiles to, one immutable [`model::Mesh`] per snapshot. [`compile::Compiler`] leads from one
+//! to the other and keeps what did not change. No sockets, no protobuf, no clock: callers bring
+//! addresses, requests and random numbers.
+//!
+//! `Mesh` → [`destination::Destination`] → filters ([`rbac`]) → [`route`] → [`cluster::Cluster`]
+//! → [`endpoint::Endpoint`].
+#![forbid(unsafe_code)]
+
+pub mod action;
+pub mod cluster;
+pub mod compile;
+pub mod destination;
+pub mod destination_index;
+pub mod endpoint;
+pub mod error;
+pub mod extensions;
+pub mod format;
+pub mod header_ops;
+pub mod lb;
+pub mod matching;
+pub mod model;
+pub mod path;
+pub mod rbac;
+mod registry;
+pub mod request;
+pub mod retry;
+pub mod route;
+pub mod route_index;
 pub mod spec;
+pub mod workload;

@@ -1,1 +1,55 @@
-//! telemetry
+//! What the proxy did, counted and told.
+//!
+//! The proxy builds one [`RequestEvent`] at the end of each request and one [`ConnectionEvent`] at the end of each TCP
+//! connection, and hands it to [`Telemetry`], which turns it into Istio's standard metrics. This crate knows nothing of
+//! how requests are proxied; it takes values.
+//!
+//! # The series store
+//!
+//! - A **shard** belongs to one worker thread. Its index, from the labels' values to the numbers, sits behind a mutex
+//!   that only this worker takes: neither another worker nor a scrape does. So it is never contended, and its cache
+//!   line stays with the core. The numbers themselves are atomics that the scrape reads.
+//! - Recording an event whose series the shard knows allocates nothing and formats nothing: the event's fields are
+//!   hashed and compared as they are, `Arc`s by address first.
+//! - The first event of a series in a shard renders the labels and takes the registry's lock once. Two shards (or two
+//!   events that differ only beyond the bounds of a label) with the same rendered labels share one series.
+//! - The number of series is bounded ([`Settings::series_limit`]); what comes later is added to one series per family
+//!   whose labels are `other`, so that sums stay right.
+//!
+//! # Metrics
+//!
+//! | name | kind | labels |
+//! |---|---|---|
+//! | `istio_requests_total` | counter | Istio's, HTTP |
+//! | `istio_request_duration_milliseconds` | histogram | Istio's, HTTP |
+//! | `istio_tcp_connections_opened_total` | counter | Istio's, TCP |
+//! | `istio_tcp_connections_closed_total` | counter | Istio's, TCP |
+//! | `istio_tcp_sent_bytes_total` | counter | Istio's, TCP; bytes sent to the client |
+//! | `istio_tcp_received_bytes_total` | counter | Istio's, TCP; bytes read from the client |
+//! | `istio_build` | gauge, always 1 | `component="proxy"`, `tag` = version |
+//! | `cairn_telemetry_series` | gauge | `family` = `requests`, `connections` |
+//! | `cairn_telemetry_series_limit` | gauge | |
+//! | `cairn_telemetry_series_dropped_total` | counter | `family`: label sets refused a series of their own |
+//! | `cairn_telemetry_samples_rejected_total` | counter | samples of collectors that fit no valid family |
+//!
+//! Other crates' counters are added by [`Telemetry::register`].
+
+#![forbid(unsafe_code)]
+
+mod event;
+mod exposition;
+mod flags;
+mod key;
+mod labels;
+mod series;
+mod store;
+mod telemetry;
+mod writer;
+
+pub use event::{
+    ConnectionEvent, Protocol, RequestEvent, SecurityPolicy, ServiceLabels, Timings, WorkloadLabels,
+};
+pub use flags::ResponseFlags;
+pub use labels::MAX_LABEL_VALUE_BYTES;
+pub use telemetry::{Settings, ShardHandle, Telemetry};
+pub use writer::Writer;

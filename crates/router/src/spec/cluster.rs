@@ -14,6 +14,10 @@ pub struct Cluster {
     /// Host name of the service, for telemetry (`destination_service`).
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub service: String,
+    /// Short name of the service, for telemetry (`destination_service_name`). Default: the first
+    /// label of `service` if that is `name.namespace.svc…`, else all of it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub service_name: String,
     /// Namespace of the service, for telemetry.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub service_namespace: String,
@@ -51,7 +55,7 @@ pub enum LbPolicy {
 }
 
 /// What is spoken to endpoints.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ClusterProtocol {
     /// HTTP/1.1.
@@ -64,7 +68,7 @@ pub enum ClusterProtocol {
 }
 
 /// TLS to endpoints.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct UpstreamTls {
     /// Server name that is sent. Without it and without `sans` the cluster is refused: nothing could be verified.

@@ -37,7 +37,8 @@ pub enum ValueMatch {
 }
 
 /// A header matcher. Envoy: `config.route.v3.HeaderMatcher`. Pseudo-headers `:method`,
-/// `:authority`, `:path` and `:scheme` can be named.
+/// `:authority`, `:path` and `:scheme` can be named. Of several values of a header one has to match;
+/// inverted none may.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HeaderMatch {
@@ -58,7 +59,8 @@ pub struct HeaderMatch {
     pub ignore_case: bool,
 }
 
-/// A query parameter matcher: the first parameter of that name is looked at.
+/// A query parameter matcher: the first parameter of that name is looked at, as it was sent, without
+/// decoding (Envoy).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct QueryMatch {

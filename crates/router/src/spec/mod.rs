@@ -25,19 +25,23 @@ pub use route::{
 };
 
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 /// Everything that one mesh is configured with.
+///
+/// The values are shared: a source that hands in the same `Arc` again spares the compiler the
+/// comparison.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Resources {
     /// What CONNECT can name.
-    pub destinations: Vec<Destination>,
+    pub destinations: Vec<Arc<Destination>>,
     /// Where routes lead.
-    pub clusters: Vec<Cluster>,
+    pub clusters: Vec<Arc<Cluster>>,
     /// Endpoints of clusters, apart from them because they change far more often.
-    pub endpoints: Vec<EndpointSet>,
+    pub endpoints: Vec<Arc<EndpointSet>>,
     /// Who is at which address: source labels of telemetry.
-    pub workloads: Vec<Workload>,
+    pub workloads: Vec<Arc<Workload>>,
 }
 
 /// Durations as `1h2m3s4ms` strings: any sequence of number and unit (`h`, `m`, `s`, `ms`, `us`).

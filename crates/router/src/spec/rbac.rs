@@ -30,6 +30,9 @@ pub struct Rbac {
 }
 
 /// Matches when one of the permissions and one of the principals match.
+///
+/// Conditions on a request cannot be decided on a connection: an `ALLOW` policy that hangs on one
+/// does not match there, a `DENY` policy does.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Policy {
@@ -51,13 +54,13 @@ pub enum Permission {
     Or(Vec<Permission>),
     /// Not that.
     Not(Box<Permission>),
-    /// A request header; never matches on a TCP connection.
+    /// A request header.
     Header(HeaderMatch),
-    /// The normalised path without its query; never matches on a TCP connection.
+    /// The normalised path without its query.
     Path(StringMatch),
-    /// The request method; never matches on a TCP connection.
+    /// The request method.
     Method(StringMatch),
-    /// The `:authority`, compared without regard to case; never matches on a TCP connection.
+    /// The `:authority`, compared without regard to case.
     Host(StringMatch),
     /// The service's address that the client named.
     DestinationIp(CidrRange),
@@ -83,6 +86,6 @@ pub enum Principal {
     SourceIp(CidrRange),
     /// Address by the trusted part of `x-forwarded-for`; at a waypoint the peer's address.
     RemoteIp(CidrRange),
-    /// A request header; never matches on a TCP connection.
+    /// A request header.
     Header(HeaderMatch),
 }

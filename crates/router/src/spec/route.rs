@@ -149,7 +149,8 @@ pub struct WeightedCluster {
     /// Applied first.
     #[serde(default, skip_serializing_if = "HeaderOps::is_empty")]
     pub response_headers: HeaderOps,
-    /// Replaces `:authority`; wins over the route's.
+    /// Replaces `:authority` before the route's own changes; a route's `host_rewrite` comes later and
+    /// wins (Envoy).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host_rewrite: Option<String>,
 }
@@ -178,7 +179,7 @@ pub struct Retry {
     /// Bound of each try, from its start to the response's head; absent or 0: none of its own.
     #[serde(with = "duration::optional", default, skip_serializing_if = "Option::is_none")]
     pub per_try_timeout: Option<Duration>,
-    /// For `retriable-status-codes`.
+    /// For `retriable-status-codes`, without which they are an error.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub status_codes: Vec<u16>,
     /// Endpoints that were tried are avoided while there are others (Envoy: previous_hosts).
@@ -262,7 +263,8 @@ pub struct DirectResponse {
     pub body: String,
 }
 
-/// Changes to headers: removals first, then `set` and `add` in order.
+/// Changes to headers: removals first, then what overwrites, then what adds. Values are formatted
+/// after the removals and before anything is put (Envoy).
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct HeaderOps {
@@ -287,7 +289,8 @@ impl HeaderOps {
 pub struct HeaderValue {
     /// Name; `:`-headers other than `:authority`/`host` and `:path` cannot be set.
     pub name: String,
-    /// Value; `%OPERATOR%`s of Envoy's formatter are replaced, `%%` is a percent sign.
+    /// Value; `%OPERATOR%`s of Envoy's formatter are replaced, `%%` is a percent sign. A value that
+    /// is empty then changes nothing (Envoy).
     pub value: String,
     /// What happens to a header that is there.
     #[serde(default)]

@@ -1,0 +1,216 @@
+//! What people, Prometheus and kubelet see: three listeners, one set of pages.
+//!
+//! | listener | default | pages |
+//! |---|---|---|
+//! | admin | 127.0.0.1:15000 | everything, and what changes something |
+//! | metrics | 0.0.0.0:15020 | `/stats/prometheus`, `/metrics`, `/healthz/ready` |
+//! | health | 0.0.0.0:15021 | `/healthz/ready` |
+//!
+//! Pages are made from snapshots and counters; none waits for the data plane or holds it up.
+
+mod clusters;
+mod configured;
+mod server;
+
+use crate::fleet::Roster;
+use crate::logging::Logging;
+use crate::ready::Readiness;
+use cairn_telemetry::Telemetry;
+use http::request::Parts;
+use http::{Method, StatusCode, header};
+use server::{Page, is_read, method_not_allowed, not_found, page, text};
+use std::fmt::Write;
+use std::future::Future;
+use std::sync::Arc;
+use tokio::net::TcpListener;
+use tokio::sync::Notify;
+
+/// The admin pages, for `/`.
+const PAGES: [(&str, &str, &str); 8] = [
+    ("GET", "/", "this page"),
+    ("GET", "/config", "what each mesh is configured with, as JSON"),
+    ("GET", "/clusters", "clusters and endpoints with their counters"),
+    ("GET", "/logging", "the log filter"),
+    (
+        "POST",
+        "/logging?level=FILTER",
+        "changes the log filter, for example to info,cairn_proxy=debug",
+    ),
+    ("GET", "/stats/prometheus", "metrics; OpenMetrics where it is asked for"),
+    ("GET", "/ready", "200 when traffic is welcome, else 503 and what it waits for"),
+    ("POST", "/quitquitquit", "drains and ends the process"),
+];
+
+/// What the pages show, and the two things that they change.
+pub struct Admin {
+    /// For `/ready`.
+    pub readiness: Arc<Readiness>,
+    /// For `/stats/prometheus`.
+    pub telemetry: Arc<Telemetry>,
+    /// For `/config` and `/clusters`.
+    pub roster: Arc<Roster>,
+    /// For `/logging`.
+    pub logging: Logging,
+    /// Told when the process shall end.
+    pub quit: Arc<Notify>,
+}
+
+impl Admin {
+    /// Serves all pages.
+    pub fn serve_admin(
+        self: &Arc<Self>,
+        listener: TcpListener,
+    ) -> impl Future<Output = ()> + use<> {
+        let admin = Arc::clone(self);
+        server::serve(listener, move |request| admin.admin_page(request))
+    }
+
+    /// Serves metrics.
+    pub fn serve_metrics(
+        self: &Arc<Self>,
+        listener: TcpListener,
+    ) -> impl Future<Output = ()> + use<> {
+        let admin = Arc::clone(self);
+        server::serve(listener, move |request| admin.metrics_page(request))
+    }
+
+    /// Serves the readiness probe.
+    pub fn serve_health(
+        self: &Arc<Self>,
+        listener: TcpListener,
+    ) -> impl Future<Output = ()> + use<> {
+        let admin = Arc::clone(self);
+        server::serve(listener, move |request| admin.health_page(request))
+    }
+
+    fn admin_page(&self, request: &Parts) -> Page {
+        match request.uri.path() {
+            "/" => read(request, index),
+            "/config" => read(request, || {
+                page(StatusCode::OK, "application/json", configured::render(&self.roster.entries()))
+            }),
+            "/clusters" => {
+                read(request, || text(StatusCode::OK, clusters::render(&self.roster.entries())))
+            }
+            "/logging" => self.logging(request),
+            "/stats/prometheus" => read(request, || self.metrics(request)),
+            "/ready" => read(request, || self.ready()),
+            "/quitquitquit" => self.quit(request),
+            _ => not_found(),
+        }
+    }
+
+    fn metrics_page(&self, request: &Parts) -> Page {
+        match request.uri.path() {
+            "/stats/prometheus" | "/metrics" => read(request, || self.metrics(request)),
+            "/healthz/ready" => read(request, || self.ready()),
+            _ => not_found(),
+        }
+    }
+
+    fn health_page(&self, request: &Parts) -> Page {
+        match request.uri.path() {
+            "/healthz/ready" => read(request, || self.ready()),
+            _ => not_found(),
+        }
+    }
+
+    fn metrics(&self, request: &Parts) -> Page {
+        let accept = request.headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
+        let openmetrics =
+            accept.is_some_and(|accept| accept.contains("application/openmetrics-text"));
+        let body = self.telemetry.render(openmetrics);
+        page(StatusCode::OK, Telemetry::content_type(openmetrics), body)
+    }
+
+    fn ready(&self) -> Page {
+        match self.readiness.check() {
+            Ok(()) => text(StatusCode::OK, "ready\n"),
+            Err(reason) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
+        }
+    }
+
+    fn logging(&self, request: &Parts) -> Page {
+        if is_read(&request.method) {
+            return text(StatusCode::OK, format!("{}\n", self.logging.filter()));
+        }
+        if let Some(refusal) = refuse_write(request, "GET, POST") {
+            return refusal;
+        }
+        let query = request.uri.query().unwrap_or_default();
+        let level = query.split('&').find_map(|pair| pair.strip_prefix("level="));
+        let Some(filter) = level.and_then(percent_decoded) else {
+            return text(StatusCode::BAD_REQUEST, "write /logging?level=FILTER\n");
+        };
+        match self.logging.set_filter(&filter) {
+            Ok(()) => {
+                tracing::info!(filter, "log filter changed");
+                text(StatusCode::OK, format!("{filter}\n"))
+            }
+            Err(error) => text(StatusCode::BAD_REQUEST, format!("{error}\n")),
+        }
+    }
+
+    fn quit(&self, request: &Parts) -> Page {
+        if let Some(refusal) = refuse_write(request, "POST") {
+            return refusal;
+        }
+        self.quit.notify_one();
+        text(StatusCode::OK, "draining\n")
+    }
+}
+
+/// A page that changes nothing.
+fn read(request: &Parts, make: impl FnOnce() -> Page) -> Page {
+    if is_read(&request.method) { make() } else { method_not_allowed("GET") }
+}
+
+/// Only POST changes something, and never one that a web page made a browser send.
+fn refuse_write(request: &Parts, allowed: &'static str) -> Option<Page> {
+    if request.method != Method::POST {
+        Some(method_not_allowed(allowed))
+    } else if request.headers.contains_key(header::ORIGIN) {
+        Some(text(StatusCode::FORBIDDEN, "not for web pages\n"))
+    } else {
+        None
+    }
+}
+
+fn index() -> Page {
+    let mut html = String::from(
+        "<!doctype html><html lang=en><meta charset=utf-8><title>Cairn</title>\
+         <style>body{font:1rem/1.5 system-ui;margin:2rem}td{padding:0 1.5rem 0 0}</style>",
+    );
+    // Writing to a String cannot fail.
+    let _ = write!(html, "<h1>Cairn {}</h1><table>", env!("CARGO_PKG_VERSION"));
+    for (method, path, what) in PAGES {
+        let shown = match method {
+            "GET" => format!("<a href=\"{path}\">{path}</a>"),
+            _ => format!("<code>{path}</code>"),
+        };
+        let _ = write!(html, "<tr><td>{method}<td>{shown}<td>{what}");
+    }
+    html.push_str("</table></html>\n");
+    page(StatusCode::OK, "text/html; charset=utf-8", html)
+}
+
+/// `None` when the escapes are broken or the result is no UTF-8.
+fn percent_decoded(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        bytes.push(match byte {
+            b'%' => {
+                let high = char::from(rest.next()?).to_digit(16)?;
+                let low = char::from(rest.next()?).to_digit(16)?;
+                (high * 16 + low) as u8
+            }
+            b'+' => b' ',
+            other => other,
+        });
+    }
+    String::from_utf8(bytes).ok()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,95 @@
+//! Whether the process is ready, and if not, what it waits for.
+
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// Shared by those who start things and those who answer probes.
+#[derive(Debug)]
+pub struct Readiness {
+    state: Mutex<State>,
+}
+
+/// Why the process must get no traffic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NotReady {
+    /// Things that are not there yet, each with the reason.
+    Waiting(Vec<String>),
+    /// It is shutting down.
+    Draining,
+}
+
+#[derive(Debug)]
+struct State {
+    /// Reasons by what is waited for.
+    waits_for: BTreeMap<String, String>,
+    draining: bool,
+}
+
+impl Readiness {
+    /// Waits for `what` from the start, so that it is never ready too early.
+    pub fn waiting_for(what: impl IntoIterator<Item = String>) -> Self {
+        let waits_for = what.into_iter().map(|what| (what, "starting".to_owned())).collect();
+        Readiness { state: Mutex::new(State { waits_for, draining: false }) }
+    }
+
+    /// Says why `what` is not there yet. Nothing happens where it is there already: who was ready
+    /// once is not made unready by what comes later.
+    pub fn still_missing(&self, what: &str, why: &str) {
+        if let Some(reason) = self.state.lock().waits_for.get_mut(what) {
+            why.clone_into(reason);
+        }
+    }
+
+    /// `what` is there, or not wanted any more.
+    pub fn arrived(&self, what: &str) {
+        self.state.lock().waits_for.remove(what);
+    }
+
+    /// Never ready again.
+    pub fn drain(&self) {
+        self.state.lock().draining = true;
+    }
+
+    /// `Ok` when traffic is welcome.
+    pub fn check(&self) -> Result<(), NotReady> {
+        let state = self.state.lock();
+        if state.draining {
+            Err(NotReady::Draining)
+        } else if state.waits_for.is_empty() {
+            Ok(())
+        } else {
+            let waits_for = state.waits_for.iter().map(|(what, why)| format!("{what} ({why})"));
+            Err(NotReady::Waiting(waits_for.collect()))
+        }
+    }
+}
+
+impl fmt::Display for NotReady {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            NotReady::Waiting(names) => write!(f, "waiting for {}", names.join(", ")),
+            NotReady::Draining => f.write_str("draining"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ready_when_everything_arrived_and_never_again_after_drain() {
+        let readiness = Readiness::waiting_for(["mesh a".to_owned(), "mesh b".to_owned()]);
+        readiness.still_missing("mesh a", "no certificate");
+        let reason = readiness.check().map_err(|reason| reason.to_string());
+        assert_eq!(reason, Err("waiting for mesh a (no certificate), mesh b (starting)".into()));
+        readiness.arrived("mesh a");
+        readiness.arrived("mesh b");
+        assert_eq!(readiness.check(), Ok(()));
+        readiness.still_missing("mesh c", "came later");
+        assert_eq!(readiness.check(), Ok(()));
+        readiness.drain();
+        assert_eq!(readiness.check(), Err(NotReady::Draining));
+    }
+}

@@ -1,0 +1,115 @@
+//! The binary through its front door.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+fn cairn(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_cairn")).args(args).output().unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+fn config(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../config").join(name)
+}
+
+#[test]
+fn version_and_help() {
+    let output = cairn(&["version"]);
+    assert!(output.status.success());
+    assert_eq!(stdout(&output), format!("cairn {}\n", env!("CARGO_PKG_VERSION")));
+    let help = stdout(&cairn(&["--help"]));
+    for command in ["demo", "proxy", "check", "curl", "certs", "version"] {
+        assert!(help.contains(command), "{command} in {help}");
+    }
+    assert!(stdout(&cairn(&["curl", "--help"])).contains("Exit codes"));
+}
+
+#[test]
+fn the_shipped_configurations_are_valid() {
+    for entry in std::fs::read_dir(config("")).unwrap() {
+        let path = entry.unwrap().path();
+        let output = cairn(&["check", path.to_str().unwrap()]);
+        assert!(output.status.success(), "{}: {}", path.display(), stderr(&output));
+        assert!(stdout(&output).contains("mesh"), "{}", stdout(&output));
+    }
+}
+
+#[test]
+fn a_broken_configuration_is_explained_by_file_and_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let good = std::fs::read_to_string(config("minimal.yaml")).unwrap();
+    for (name, from, to, word) in [
+        ("type.yaml", "port: 80", "port: eighty", "port"),
+        ("field.yaml", "hosts:", "hots:", "hots"),
+        ("regex.yaml", "{ prefix: / }", "{ regex: '(' }", "regex"),
+    ] {
+        let path = dir.path().join(name);
+        let line = good.lines().position(|line| line.contains(from)).unwrap() + 1;
+        std::fs::write(&path, good.replace(from, to)).unwrap();
+        let output = cairn(&["check", path.to_str().unwrap()]);
+        assert_eq!(output.status.code(), Some(1));
+        let text = stderr(&output);
+        assert!(text.contains(&format!("{name}:{line}:")), "{text}");
+        assert!(text.contains(word), "{text}");
+    }
+    let output = cairn(&["check", "/does/not/exist.yaml"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("/does/not/exist.yaml"));
+}
+
+#[test]
+fn certificates_are_issued_and_shown() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().to_str().unwrap();
+    let id = "spiffe://cluster.local/ns/shop/sa/web";
+    let output = cairn(&["certs", "issue", "--out", out, "--ttl", "1h", id]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let cert = dir.path().join("shop.web.cert.pem");
+    let shown = stdout(&cairn(&["certs", "show", cert.to_str().unwrap()]));
+    assert!(shown.contains(id), "{shown}");
+    let output = cairn(&["certs", "issue", "--out", out, "web"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("spiffe://"));
+}
+
+#[test]
+fn curl_names_a_waypoint_that_is_not_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let id = "spiffe://cluster.local/ns/shop/sa/web";
+    assert!(cairn(&["certs", "issue", "--out", dir.path().to_str().unwrap(), id]).status.success());
+    let file = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let output = cairn(&[
+        "curl",
+        "http://app.shop/",
+        "--waypoint",
+        &free.to_string(),
+        "--expect",
+        id,
+        "--cert",
+        &file("shop.web.cert.pem"),
+        "--key",
+        &file("shop.web.key.pem"),
+        "--roots",
+        &file("roots.pem"),
+    ]);
+    assert_eq!(output.status.code(), Some(4), "{}", stderr(&output));
+    assert!(stderr(&output).contains(&free.to_string()));
+}
+
+#[test]
+fn the_demo_is_as_expected() {
+    let output = cairn(&["demo", "--once"]);
+    assert!(output.status.success(), "{}{}", stdout(&output), stderr(&output));
+    let text = stdout(&output);
+    assert!(text.contains("All as expected.") && !text.contains("FAILED"), "{text}");
+}

@@ -1,0 +1,8 @@
+//! The identity crate through its public door: handshakes over real sockets, rotation, files.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod files;
+mod handshake;
+mod material;
+mod meeting;
+mod rotation;

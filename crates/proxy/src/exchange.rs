@@ -1,0 +1,128 @@
+//! What is known of one request while it is handled: the context of Pingora's hooks.
+
+use crate::counters::{Counters, Raised};
+use crate::downstream::Inbound;
+use crate::mirror::Mirror;
+use crate::reply::LocalReply;
+use crate::upstream::Attempt;
+use cairn_router::action::Forward;
+use cairn_router::cluster::Cluster;
+use cairn_router::endpoint::ActiveGuard;
+use cairn_router::format::FormatContext;
+use cairn_router::route::{Matched, Route};
+use cairn_router::action::WeightedCluster;
+use cairn_telemetry::ResponseFlags;
+use http::{Uri, Version};
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+/// One request, from its head to its record.
+pub(crate) struct Exchange {
+    pub(crate) inbound: Option<Arc<Inbound>>,
+    pub(crate) started: Instant,
+    pub(crate) start_time: SystemTime,
+    pub(crate) in_flight: Option<Raised<Arc<Counters>>>,
+    pub(crate) grpc: bool,
+    /// The target as the client sent it.
+    pub(crate) original: Uri,
+    pub(crate) routed: Option<Routed>,
+    pub(crate) tries: Tries,
+    /// What is to be answered instead of a response.
+    pub(crate) reply: Option<LocalReply>,
+    pub(crate) flags: ResponseFlags,
+    pub(crate) details: Cow<'static, str>,
+    pub(crate) mirror: Option<Box<Mirror>>,
+    pub(crate) grpc_status: Option<u32>,
+    pub(crate) request_received: Option<Duration>,
+    pub(crate) response_started: Option<Duration>,
+}
+
+/// Which route a request takes.
+pub(crate) struct Routed {
+    pub(crate) route: Arc<Route>,
+    pub(crate) forward: Option<Arc<Forward>>,
+    /// The number by which one of weighted clusters is drawn: the same one each time it is asked.
+    pub(crate) draw: u64,
+    pub(crate) cluster: Option<Arc<Cluster>>,
+}
+
+/// Tries at endpoints so far.
+#[derive(Default)]
+pub(crate) struct Tries {
+    /// How many were begun.
+    pub(crate) begun: u32,
+    /// How many of them were retries by the route's policy.
+    pub(crate) retries: u32,
+    /// How many were repeated because a pooled connection turned out dead.
+    pub(crate) stale: u32,
+    /// Endpoints that failed.
+    pub(crate) endpoints: Vec<u64>,
+    /// Pause before the next.
+    pub(crate) pause: Option<Duration>,
+    pub(crate) current: Option<Arc<Attempt>>,
+    pub(crate) active: Option<ActiveGuard>,
+    /// When the current one was begun.
+    pub(crate) begun_at: Option<Instant>,
+}
+
+impl Exchange {
+    pub(crate) fn new() -> Self {
+        Exchange {
+            inbound: None,
+            started: Instant::now(),
+            start_time: SystemTime::now(),
+            in_flight: None,
+            grpc: false,
+            original: Uri::default(),
+            routed: None,
+            tries: Tries::default(),
+            reply: None,
+            flags: ResponseFlags::NONE,
+            details: Cow::Borrowed(""),
+            mirror: None,
+            grpc_status: None,
+            request_received: None,
+            response_started: None,
+        }
+    }
+
+    pub(crate) fn forward(&self) -> Option<&Arc<Forward>> {
+        self.routed.as_ref()?.forward.as_ref()
+    }
+
+    /// Where the route is, by the `authority` that the client sent.
+    pub(crate) fn matched<'a>(&'a self, authority: &str) -> Option<Matched<'a>> {
+        let chain = self.inbound.as_ref()?.resolved.destination.http.as_ref()?;
+        Some(Matched {
+            virtual_host: chain.routes.virtual_host(authority)?,
+            route: &self.routed.as_ref()?.route,
+        })
+    }
+
+    /// Which of weighted clusters was drawn.
+    pub(crate) fn weighted(&self) -> Option<&WeightedCluster> {
+        let routed = self.routed.as_ref()?;
+        routed.forward.as_ref()?.pick_cluster(routed.draw).1
+    }
+
+    /// Values for `%OPERATORS%`.
+    pub(crate) fn format_context<'a>(&'a self, version: Version) -> FormatContext<'a> {
+        let link = self.inbound.as_ref().map(|inbound| &inbound.link);
+        let attempt = self.tries.current.as_ref();
+        let routed = self.routed.as_ref();
+        FormatContext {
+            protocol: Some(version),
+            start_time: Some(self.start_time),
+            duration: Some(self.started.elapsed()),
+            downstream_remote: link.map(|link| link.peer.addr),
+            downstream_local: link.and_then(|link| crate::tunnel::address(&link.target)),
+            peer_uri_san: link.map(|link| link.peer.id.as_str()),
+            local_uri_san: link.map(|link| link.peer.local_id.as_str()),
+            upstream_host: attempt.map(|attempt| attempt.endpoint.address),
+            upstream_cluster: attempt.map(|attempt| &*attempt.cluster.name),
+            route_name: routed.map(|routed| routed.route.name.as_ref()),
+            ..FormatContext::default()
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! What a proxy does to headers, as Envoy's connection manager and router do it.
+
+use http::header::{self, HeaderName, HeaderValue};
+use pingora_error::Result;
+use pingora_http::{RequestHeader, ResponseHeader};
+use rand::RngCore;
+
+/// Control headers that only a trusted client may send (Envoy: `cleanHeaders`). At a waypoint nobody is
+/// trusted with them: the client's address is not internal.
+const CONTROL: [&str; 16] = [
+    "x-envoy-internal",
+    "x-envoy-downstream-service-cluster",
+    "x-envoy-downstream-service-node",
+    "x-envoy-retry-on",
+    "x-envoy-retry-grpc-on",
+    "x-envoy-max-retries",
+    "x-envoy-retriable-status-codes",
+    "x-envoy-retriable-header-names",
+    "x-envoy-upstream-alt-stat-name",
+    "x-envoy-upstream-rq-timeout-ms",
+    "x-envoy-upstream-rq-per-try-timeout-ms",
+    "x-envoy-upstream-rq-timeout-alt-response",
+    "x-envoy-expected-rq-timeout-ms",
+    "x-envoy-force-trace",
+    "x-envoy-hedge-on-per-try-timeout",
+    "x-envoy-original-path",
+];
+
+/// Fields that `Connection` may name but that are never dropped for it: dropping them would change what a
+/// request is or who sent it.
+const NOT_NOMINATED: [&str; 8] = [
+    "host",
+    "authorization",
+    "cookie",
+    "content-length",
+    "x-forwarded-for",
+    "x-forwarded-proto",
+    "x-request-id",
+    "te",
+];
+
+/// Names of our own.
+pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub(crate) const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+
+/// Brings a client's request into the form that filters and routes see.
+///
+/// Control headers and `x-forwarded-client-cert` go (Envoy: SANITIZE), `x-forwarded-proto` and `x-request-id`
+/// are there afterwards.
+pub(crate) fn sanitize(request: &mut RequestHeader) -> Result<()> {
+    for name in CONTROL {
+        if request.headers.contains_key(name) {
+            request.remove_header(name);
+        }
+    }
+    if request.headers.contains_key(&FORWARDED_CLIENT_CERT) {
+        request.remove_header(&FORWARDED_CLIENT_CERT);
+    }
+    if !request.headers.contains_key(&FORWARDED_PROTO) {
+        request.insert_header(FORWARDED_PROTO, HeaderValue::from_static("http"))?;
+    }
+    if !request.headers.contains_key(&REQUEST_ID) {
+        request.insert_header(REQUEST_ID, request_id())?;
+    }
+    Ok(())
+}
+
+/// Drops what belongs to one hop (RFC 9110 §7.6.1). With `upgrade` the request to switch protocols stays.
+pub(crate) fn strip_hop(request: &mut RequestHeader, upgrade: bool) -> Result<()> {
+    let nominated: Vec<HeaderName> = request
+        .headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+        .filter_map(|token| HeaderName::from_bytes(token.trim_ascii()).ok())
+        .filter(|name| !NOT_NOMINATED.contains(&name.as_str()))
+        .collect();
+    for name in nominated {
+        if !(upgrade && name == header::UPGRADE) {
+            request.remove_header(&name);
+        }
+    }
+    for name in [header::CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, header::TRANSFER_ENCODING] {
+        request.remove_header(&name);
+    }
+    let trailers = request
+        .headers
+        .get_all(header::TE)
+        .iter()
+        .any(|value| value.as_bytes().eq_ignore_ascii_case(b"trailers"));
+    if request.headers.contains_key(header::TE) {
+        request.remove_header(&header::TE);
+        if trailers {
+            request.insert_header(header::TE, HeaderValue::from_static("trailers"))?;
+        }
+    }
+    if upgrade {
+        request.insert_header(header::CONNECTION, HeaderValue::from_static("upgrade"))?;
+    } else {
+        request.remove_header(&header::UPGRADE);
+    }
+    Ok(())
+}
+
+/// Drops what belongs to one hop from a response. An answer to an upgrade keeps its `upgrade`.
+pub(crate) fn strip_response_hop(response: &mut ResponseHeader) -> Result<()> {
+    let switching = response.status == http::StatusCode::SWITCHING_PROTOCOLS;
+    for name in [header::CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, header::TRANSFER_ENCODING] {
+        response.remove_header(&name);
+    }
+    if switching {
+        response.insert_header(header::CONNECTION, HeaderValue::from_static("upgrade"))?;
+    } else {
+        response.remove_header(&header::UPGRADE);
+    }
+    Ok(())
+}
+
+/// A random UUID, version 4.
+fn request_id() -> HeaderValue {
+    let mut bytes = [0u8; 16];
+    rand::rng().fill_bytes(&mut bytes);
+    bytes[6] = (bytes[6] & 0x0f) | 0x40;
+    bytes[8] = (bytes[8] & 0x3f) | 0x80;
+    let mut text = [b'-'; 36];
+    let mut at = 0;
+    for (number, byte) in bytes.iter().enumerate() {
+        if matches!(number, 4 | 6 | 8 | 10) {
+            at += 1;
+        }
+        const HEX: &[u8; 16] = b"0123456789abcdef";
+        text[at] = HEX[usize::from(byte >> 4)];
+        text[at + 1] = HEX[usize::from(byte & 15)];
+        at += 2;
+    }
+    HeaderValue::from_bytes(&text).unwrap_or_else(|_| HeaderValue::from_static(""))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn request(headers: &[(&'static str, &str)]) -> RequestHeader {
+        let mut request = RequestHeader::build_no_case("GET", b"/", None).unwrap();
+        for (name, value) in headers {
+            request.append_header(*name, *value).unwrap();
+        }
+        request
+    }
+
+    #[test]
+    fn what_a_client_may_not_say_is_dropped() {
+        let mut request = request(&[
+            ("x-envoy-max-retries", "9"),
+            ("x-forwarded-client-cert", "By=x"),
+            ("x-request-id", "mine"),
+        ]);
+        sanitize(&mut request).unwrap();
+        assert!(request.headers.get("x-envoy-max-retries").is_none());
+        assert!(request.headers.get("x-forwarded-client-cert").is_none());
+        assert_eq!(request.headers["x-request-id"], "mine");
+        assert_eq!(request.headers["x-forwarded-proto"], "http");
+    }
+
+    #[test]
+    fn request_ids_are_uuids() {
+        let id = request_id();
+        let id = id.to_str().unwrap();
+        let parts: Vec<usize> = id.split('-').map(str::len).collect();
+        assert_eq!(parts, [8, 4, 4, 4, 12]);
+        assert_eq!(&id[14..15], "4");
+    }
+
+    #[test]
+    fn hop_by_hop_fields_go() {
+        let mut request = request(&[
+            ("connection", "close, x-mine, authorization"),
+            ("x-mine", "1"),
+            ("authorization", "secret"),
+            ("keep-alive", "5"),
+            ("te", "trailers, deflate"),
+            ("upgrade", "h2c"),
+        ]);
+        strip_hop(&mut request, false).unwrap();
+        let mut left: Vec<_> = request.headers.keys().map(HeaderName::as_str).collect();
+        left.sort_unstable();
+        assert_eq!(left, ["authorization"]);
+    }
+}

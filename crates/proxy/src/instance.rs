@@ -1,0 +1,280 @@
+//! One mesh: everything that is known and counted about it hangs on its [`MeshInstance`].
+
+use crate::counters::Counters;
+use crate::limits::Limits;
+use crate::upstream::{ClusterTls, EndpointPool};
+use arc_swap::{ArcSwap, Guard};
+use cairn_hbone::{Originator, OriginatorCounters, Peer, TerminatorCounters, Tunnel};
+use cairn_identity::Identity;
+use cairn_router::cluster::Cluster;
+use cairn_router::endpoint::Endpoint;
+use cairn_router::model::Mesh;
+use cairn_router::workload::Workload;
+use cairn_telemetry::{ServiceLabels, Telemetry, WorkloadLabels};
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+
+/// What an instance is made with.
+#[derive(Debug, Clone)]
+pub struct InstanceConfig {
+    /// Name of the mesh, in tenants, metrics and logs.
+    pub name: String,
+    /// Where HBONE is served.
+    pub listen: SocketAddr,
+    /// Bounds.
+    pub limits: Limits,
+}
+
+/// Serves a tunnel inside the process instead of an endpoint.
+pub type LocalHandler = Arc<dyn Fn(Tunnel) + Send + Sync>;
+
+/// One mesh of this process. Several are kept apart: own identity, snapshot, pools and counters.
+pub struct MeshInstance {
+    config: InstanceConfig,
+    identity: Identity,
+    telemetry: Arc<Telemetry>,
+    mesh: ArcSwap<Mesh>,
+    local: ArcSwap<HashMap<String, LocalHandler>>,
+    originators: OnceLock<Box<[Originator]>>,
+    pools: Mutex<Vec<Weak<EndpointPool>>>,
+    mirrors: AtomicUsize,
+    counters: Arc<Counters>,
+    terminator_counters: Arc<TerminatorCounters>,
+    originator_counters: Arc<OriginatorCounters>,
+}
+
+impl MeshInstance {
+    /// Without any destination until a snapshot is published.
+    pub fn new(config: InstanceConfig, identity: Identity, telemetry: Arc<Telemetry>) -> Arc<Self> {
+        Arc::new(MeshInstance {
+            config,
+            identity,
+            telemetry,
+            mesh: ArcSwap::from_pointee(Mesh::empty()),
+            local: ArcSwap::default(),
+            originators: OnceLock::new(),
+            pools: Mutex::new(Vec::new()),
+            mirrors: AtomicUsize::new(0),
+            counters: Arc::default(),
+            terminator_counters: Arc::default(),
+            originator_counters: Arc::default(),
+        })
+    }
+
+    /// Makes `mesh` the snapshot by which requests are handled from here on; those in flight keep theirs.
+    /// Clusters whose TLS settings cannot be used are reported as `(cluster, reason)`: their endpoints are
+    /// not dialled.
+    pub fn publish(&self, mesh: Mesh) -> Vec<(Arc<str>, String)> {
+        let unusable = mesh
+            .clusters()
+            .filter_map(|cluster| {
+                let settings = cluster.tls.as_ref()?;
+                let reason = ClusterTls::of(&cluster.state, settings).as_ref().err()?;
+                Some((Arc::clone(&cluster.name), reason.clone()))
+            })
+            .collect();
+        self.mesh.store(Arc::new(mesh));
+        self.counters.snapshots.add_one();
+        unusable
+    }
+
+    /// The current snapshot.
+    pub fn mesh(&self) -> Arc<Mesh> {
+        self.mesh.load_full()
+    }
+
+    pub(crate) fn mesh_guard(&self) -> Guard<Arc<Mesh>> {
+        self.mesh.load()
+    }
+
+    /// Name of the mesh.
+    pub fn name(&self) -> &str {
+        &self.config.name
+    }
+
+    /// Where HBONE is to be served.
+    pub fn listen(&self) -> SocketAddr {
+        self.config.listen
+    }
+
+    /// Bounds.
+    pub fn limits(&self) -> &Limits {
+        &self.config.limits
+    }
+
+    /// Who this instance is.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// Where events go.
+    pub fn telemetry(&self) -> &Arc<Telemetry> {
+        &self.telemetry
+    }
+
+    /// What was done.
+    pub fn counters(&self) -> &Arc<Counters> {
+        &self.counters
+    }
+
+    /// What the incoming side of the tunnel layer has done.
+    pub fn terminator_counters(&self) -> &Arc<TerminatorCounters> {
+        &self.terminator_counters
+    }
+
+    /// What the outgoing side of the tunnel layer has done.
+    pub fn originator_counters(&self) -> &Arc<OriginatorCounters> {
+        &self.originator_counters
+    }
+
+    /// Serves CONNECTs for `authority` (in lower case, `host:port`) in the process, in front of all destinations.
+    pub fn add_local(&self, authority: &str, handler: LocalHandler) {
+        self.local.rcu(|known| {
+            let mut known = HashMap::clone(known);
+            known.insert(authority.to_ascii_lowercase(), Arc::clone(&handler));
+            known
+        });
+    }
+
+    pub(crate) fn local(&self, authority: &str) -> Option<LocalHandler> {
+        let known = self.local.load();
+        if known.is_empty() {
+            return None;
+        }
+        known.get(authority).cloned()
+    }
+
+    /// Makes the per-worker parts. The number of workers does not change afterwards.
+    pub(crate) fn prepare(&self, workers: usize) {
+        self.originators.get_or_init(|| {
+            (0..workers.max(1))
+                .map(|_| {
+                    Originator::new(
+                        self.identity.clone(),
+                        self.config.limits.originator.clone(),
+                        Arc::clone(&self.originator_counters),
+                    )
+                })
+                .collect()
+        });
+    }
+
+    /// Workers that were prepared for; 1 before that.
+    pub(crate) fn workers(&self) -> usize {
+        self.originators.get().map_or(1, |all| all.len())
+    }
+
+    pub(crate) fn originator(&self, worker: usize) -> &Originator {
+        let all = self.originators.get_or_init(|| {
+            Box::new([Originator::new(
+                self.identity.clone(),
+                self.config.limits.originator.clone(),
+                Arc::clone(&self.originator_counters),
+            )])
+        });
+        &all[worker % all.len()]
+    }
+
+    /// The connections of an endpoint. Made at the first use, and kept as long as the endpoint is.
+    pub(crate) fn pool(&self, endpoint: &Endpoint) -> Arc<EndpointPool> {
+        let pool: &Arc<EndpointPool> = endpoint.state.extension(|| {
+            let pool = Arc::new(EndpointPool::new(self.workers()));
+            let mut pools = self.pools.lock();
+            pools.retain(|pool| pool.strong_count() > 0);
+            pools.push(Arc::downgrade(&pool));
+            pool
+        });
+        Arc::clone(pool)
+    }
+
+    /// Closes connections that have been idle for too long.
+    pub(crate) fn sweep(&self) {
+        let pools: Vec<_> = self.pools.lock().iter().filter_map(Weak::upgrade).collect();
+        for pool in pools {
+            pool.sweep();
+        }
+    }
+
+    /// Idle HTTP/1 and open HTTP/2 connections to endpoints.
+    pub fn pooled(&self) -> (usize, usize) {
+        let pools: Vec<_> = self.pools.lock().iter().filter_map(Weak::upgrade).collect();
+        pools.iter().fold((0, 0), |(h1, h2), pool| {
+            let (idle, open) = pool.size();
+            (h1 + idle, h2 + open)
+        })
+    }
+
+    /// Room for one more mirrored request; given back by [`Self::end_mirror`].
+    pub(crate) fn begin_mirror(&self) -> bool {
+        let most = self.config.limits.max_mirrors;
+        self.mirrors
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |now| {
+                (now < most).then_some(now + 1)
+            })
+            .is_ok()
+    }
+
+    pub(crate) fn end_mirror(&self) {
+        self.mirrors.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Labels of the peer: by its address and identity, else by its identity alone.
+    pub(crate) fn source_labels(&self, mesh: &Mesh, peer: &Peer) -> Arc<WorkloadLabels> {
+        match mesh.workload_as(peer.addr.ip(), peer.id.as_str()) {
+            Some(workload) => Arc::new(labels_of(workload)),
+            None => Arc::new(WorkloadLabels {
+                namespace: peer.id.namespace().into(),
+                principal: peer.id.as_str().into(),
+                ..WorkloadLabels::default()
+            }),
+        }
+    }
+}
+
+/// Labels of the workload behind an endpoint, made once per workload.
+pub(crate) fn destination_labels(mesh: &Mesh, endpoint: &Endpoint) -> Option<Arc<WorkloadLabels>> {
+    struct Known(ArcSwap<(Option<Arc<Workload>>, Arc<WorkloadLabels>)>);
+
+    let workload = mesh.workload(endpoint.address.ip())?;
+    let known = endpoint
+        .state
+        .extension(|| Known(ArcSwap::from_pointee((None, Arc::default()))));
+    let current = known.0.load();
+    if let Some(described) = &current.0
+        && Arc::ptr_eq(described, workload)
+    {
+        return Some(Arc::clone(&current.1));
+    }
+    let labels = Arc::new(labels_of(workload));
+    known
+        .0
+        .store(Arc::new((Some(Arc::clone(workload)), Arc::clone(&labels))));
+    Some(labels)
+}
+
+/// Labels of a cluster's service, made once per cluster.
+pub(crate) fn service_labels(cluster: &Cluster) -> &Arc<ServiceLabels> {
+    cluster.state.extension(|| {
+        Arc::new(ServiceLabels {
+            host: Arc::clone(&cluster.service),
+            name: Arc::clone(&cluster.service_name),
+            namespace: Arc::clone(&cluster.service_namespace),
+        })
+    })
+}
+
+fn labels_of(workload: &Workload) -> WorkloadLabels {
+    WorkloadLabels {
+        workload: Arc::clone(&workload.workload_name),
+        namespace: Arc::clone(&workload.namespace),
+        canonical_service: Arc::clone(&workload.canonical_name),
+        canonical_revision: Arc::clone(&workload.canonical_revision),
+        cluster: Arc::clone(&workload.cluster),
+        principal: workload.principal.clone().unwrap_or_default(),
+        app: Arc::clone(&workload.canonical_name),
+        version: Arc::clone(&workload.canonical_revision),
+    }
+}

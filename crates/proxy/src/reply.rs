@@ -1,0 +1,128 @@
+//! Replies that we make ourselves, as Envoy makes them.
+
+use crate::date;
+use crate::downstream::Link;
+use crate::grpc;
+use crate::head::HeadError;
+use bytes::{BufMut, Bytes, BytesMut};
+use cairn_telemetry::{RequestEvent, ResponseFlags, SecurityPolicy, Timings};
+use http::{HeaderName, HeaderValue, Method, StatusCode, header};
+use pingora_error::Result;
+use pingora_http::ResponseHeader;
+use pingora_proxy::Session;
+use std::borrow::Cow;
+use std::time::SystemTime;
+
+/// A reply of our own, and what the records say of it.
+#[derive(Debug, Clone)]
+pub(crate) struct LocalReply {
+    pub(crate) status: StatusCode,
+    pub(crate) body: Cow<'static, str>,
+    pub(crate) flags: ResponseFlags,
+    /// Envoy's response code details.
+    pub(crate) details: Cow<'static, str>,
+    pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl LocalReply {
+    pub(crate) fn new(
+        status: StatusCode,
+        body: impl Into<Cow<'static, str>>,
+        flags: ResponseFlags,
+        details: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        LocalReply {
+            status,
+            body: body.into(),
+            flags,
+            details: details.into(),
+            headers: Vec::new(),
+        }
+    }
+}
+
+/// How the client is to be answered.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Form<'a> {
+    pub(crate) grpc: bool,
+    pub(crate) method: &'a Method,
+    pub(crate) server: &'a HeaderValue,
+}
+
+impl LocalReply {
+    /// Head and body. To a gRPC request everything is in the head: 200 with `grpc-status` (Envoy: `sendLocalReply`).
+    pub(crate) fn render(&self, form: Form<'_>) -> Result<(ResponseHeader, Bytes)> {
+        let status = if form.grpc { StatusCode::OK } else { self.status };
+        let mut head = ResponseHeader::build(status, Some(8))?;
+        let mut body = Bytes::new();
+        if form.grpc {
+            head.insert_header(header::CONTENT_TYPE, "application/grpc")?;
+            head.insert_header("grpc-status", grpc::status_of(self.status).to_string())?;
+            if !self.body.is_empty() {
+                head.insert_header("grpc-message", grpc::message(&self.body))?;
+            }
+        } else {
+            if !self.body.is_empty() {
+                head.insert_header(header::CONTENT_LENGTH, self.body.len())?;
+                head.insert_header(header::CONTENT_TYPE, "text/plain")?;
+                if form.method != Method::HEAD {
+                    body = Bytes::copy_from_slice(self.body.as_bytes());
+                }
+            } else if !matches!(self.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
+                head.insert_header(header::CONTENT_LENGTH, 0)?;
+            }
+            for (name, value) in &self.headers {
+                head.insert_header(name.clone(), value.clone())?;
+            }
+        }
+        head.insert_header(header::DATE, date::now())?;
+        head.insert_header(header::SERVER, form.server.clone())?;
+        Ok((head, body))
+    }
+}
+
+/// Sends a reply.
+pub(crate) async fn send(session: &mut Session, head: ResponseHeader, body: Bytes) -> Result<()> {
+    session
+        .write_response_header(Box::new(head), body.is_empty())
+        .await?;
+    if !body.is_empty() {
+        session.write_response_body(Some(body), true).await?;
+    }
+    Ok(())
+}
+
+/// The answer to a request whose head is no good, in full: there is no session for it.
+pub(crate) fn refused_head(error: HeadError) -> Bytes {
+    let status = error.status();
+    let mut out = BytesMut::with_capacity(256);
+    out.put_slice(b"HTTP/1.1 ");
+    out.put_slice(status.as_str().as_bytes());
+    out.put_u8(b' ');
+    out.put_slice(status.canonical_reason().unwrap_or_default().as_bytes());
+    out.put_slice(b"\r\ndate: ");
+    out.put_slice(date::now().as_bytes());
+    out.put_slice(b"\r\nserver: istio-envoy\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");
+    out.freeze()
+}
+
+/// Counts and records a request whose head was refused.
+pub(crate) fn record_refused_head(link: &Link, error: HeadError) {
+    link.instance.counters().refused_heads.add_one();
+    link.metrics.record_request(&RequestEvent {
+        mesh: link.instance.name(),
+        source: Some(&link.source),
+        source_principal: link.peer.id.as_str(),
+        source_address: Some(link.peer.addr),
+        security: SecurityPolicy::MutualTls,
+        target: &link.target_text,
+        response_code: error.status().as_u16(),
+        flags: ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR,
+        details: error.details(),
+        timings: Timings {
+            start: SystemTime::now(),
+            ..Timings::default()
+        },
+        ..RequestEvent::default()
+    });
+}

@@ -1,0 +1,42 @@
+//! What a CONNECT names, by one snapshot of the mesh.
+
+use cairn_hbone::Target;
+use cairn_router::destination::{Destination, TargetRef};
+use cairn_router::model::Mesh;
+use cairn_router::rbac::CompiledRbac;
+use cairn_router::request::ConnectionView;
+use std::sync::Arc;
+
+/// A destination, and the snapshot that it belongs to.
+pub(crate) struct Resolved {
+    pub(crate) mesh: Arc<Mesh>,
+    pub(crate) destination: Arc<Destination>,
+}
+
+impl Resolved {
+    /// `None`: nobody has this address or name.
+    pub(crate) fn find(mesh: &Arc<Mesh>, target: &Target) -> Option<Self> {
+        let target = match target {
+            Target::Addr(addr) => TargetRef::Addr(*addr),
+            Target::Host { host, port } => TargetRef::Host(host, *port),
+        };
+        let destination = Arc::clone(mesh.destination(&target)?);
+        Some(Resolved {
+            mesh: Arc::clone(mesh),
+            destination,
+        })
+    }
+
+    /// Whether the destination's connection policies let this peer in.
+    pub(crate) fn admits(&self, connection: &ConnectionView<'_>) -> bool {
+        allowed(&self.destination.connection, connection).is_ok()
+    }
+}
+
+/// Asks policies in order; the first refusal ends it, with Envoy's detail.
+pub(crate) fn allowed(policies: &[CompiledRbac], connection: &ConnectionView<'_>) -> Result<(), String> {
+    policies
+        .iter()
+        .find_map(|policy| policy.check_connection(connection).details())
+        .map_or(Ok(()), Err)
+}

@@ -1,0 +1,193 @@
+//! Opaque bytes: policies, then an endpoint, then chunks moved both ways without a copy.
+
+use crate::downstream::{Inbound, Link};
+use crate::instance::{destination_labels, service_labels};
+use crate::io::{ByteReader, ByteWriter, from_tunnel};
+use crate::resolve::{self, Resolved};
+use crate::upstream::{Attempt, Destination, dial};
+use bytes::Bytes;
+use cairn_hbone::TunnelStream;
+use cairn_router::cluster::Cluster;
+use cairn_telemetry::{ConnectionEvent, ResponseFlags, SecurityPolicy, Timings};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+/// Endpoints that are tried: no byte was sent to one that could not be reached.
+const MAX_ENDPOINTS: usize = 3;
+
+/// Bytes that have passed, and when the last did.
+struct Meter {
+    started: Instant,
+    from_client: AtomicU64,
+    to_client: AtomicU64,
+    last: AtomicU64,
+}
+
+impl Meter {
+    fn new() -> Self {
+        Meter {
+            started: Instant::now(),
+            from_client: AtomicU64::new(0),
+            to_client: AtomicU64::new(0),
+            last: AtomicU64::new(0),
+        }
+    }
+
+    fn passed(&self, counter: &AtomicU64, bytes: usize) {
+        counter.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.last
+            .store(self.elapsed_millis(), Ordering::Relaxed);
+    }
+
+    fn elapsed_millis(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Resolves when nothing has passed for `timeout`.
+    async fn silent_for(&self, timeout: Duration) {
+        loop {
+            let since = self.elapsed_millis() - self.last.load(Ordering::Relaxed);
+            let Some(left) = timeout.checked_sub(Duration::from_millis(since)).filter(|left| !left.is_zero()) else {
+                return;
+            };
+            tokio::time::sleep(left).await;
+        }
+    }
+}
+
+/// Serves one tunnel until both directions are over, one fails, or both are silent for too long.
+pub(crate) async fn serve(link: Arc<Link>, resolved: Arc<Resolved>, stream: TunnelStream, first: Bytes) {
+    let started = SystemTime::now();
+    let meter = Meter::new();
+    let mut attempt = None;
+    let (flags, details) = match run(&link, &resolved, stream, first, &meter, &mut attempt).await {
+        Ok(()) => (ResponseFlags::NONE, String::new()),
+        Err(End { flags, details }) => (flags, details),
+    };
+    let cluster = attempt.as_ref().map(|attempt: &Arc<Attempt>| &attempt.cluster);
+    let endpoint = attempt.as_ref().map(|attempt| &attempt.endpoint);
+    let destination = endpoint.and_then(|endpoint| destination_labels(&resolved.mesh, endpoint));
+    let event = ConnectionEvent {
+        mesh: link.instance.name(),
+        tenant: &resolved.destination.tenant.namespace,
+        source: Some(&link.source),
+        source_principal: link.peer.id.as_str(),
+        source_address: Some(link.peer.addr),
+        security: SecurityPolicy::MutualTls,
+        target: &link.target_text,
+        destination: destination.as_ref(),
+        service: cluster.map(|cluster| service_labels(cluster)),
+        cluster: cluster.map_or("", |cluster| &cluster.name),
+        upstream: endpoint.map(|endpoint| endpoint.address),
+        attempts: u32::from(endpoint.is_some()),
+        flags,
+        details: &details,
+        bytes_in: meter.from_client.load(Ordering::Relaxed),
+        bytes_out: meter.to_client.load(Ordering::Relaxed),
+        timings: Timings {
+            start: started,
+            duration: meter.started.elapsed(),
+            ..Timings::default()
+        },
+    };
+    link.metrics.connection_opened(&event);
+    link.metrics.record_connection(&event);
+}
+
+/// Why a connection ended otherwise than by both ends.
+struct End {
+    flags: ResponseFlags,
+    details: String,
+}
+
+fn end(flags: ResponseFlags, details: impl Into<String>) -> End {
+    End {
+        flags,
+        details: details.into(),
+    }
+}
+
+async fn run(
+    link: &Arc<Link>,
+    resolved: &Arc<Resolved>,
+    stream: TunnelStream,
+    first: Bytes,
+    meter: &Meter,
+    used: &mut Option<Arc<Attempt>>,
+) -> Result<(), End> {
+    let Some(chain) = resolved.destination.tcp.as_ref() else {
+        return Err(end(ResponseFlags::NO_ROUTE_FOUND, "no_tcp_chain"));
+    };
+    resolve::allowed(&chain.rbac, &link.connection()).map_err(|details| end(ResponseFlags::NONE, details))?;
+    let name = chain.pick_cluster(rand::random());
+    let cluster = resolved
+        .mesh
+        .cluster(name)
+        .ok_or_else(|| end(ResponseFlags::NO_CLUSTER_FOUND, "cluster_not_found"))?;
+    let (attempt, (up_reader, up_writer)) = connect(link, resolved, cluster).await?;
+    *used = Some(Arc::clone(&attempt));
+    let _active = attempt.endpoint.begin();
+    let (down_reader, down_writer) = from_tunnel(stream);
+    let both = async {
+        tokio::try_join!(
+            copy(down_reader, up_writer, first, |bytes| meter.passed(&meter.from_client, bytes)),
+            copy(up_reader, down_writer, Bytes::new(), |bytes| meter.passed(&meter.to_client, bytes)),
+        )
+    };
+    tokio::select! {
+        both = both => match both {
+            Ok(_) => Ok(()),
+            Err(error) => Err(end(ResponseFlags::NONE, format!("connection_failure: {error}"))),
+        },
+        () = meter.silent_for(chain.idle_timeout) => Err(end(ResponseFlags::STREAM_IDLE_TIMEOUT, "idle_timeout")),
+    }
+}
+
+type Halves = (ByteReader, ByteWriter);
+
+async fn connect(link: &Arc<Link>, resolved: &Arc<Resolved>, cluster: &Arc<Cluster>) -> Result<(Arc<Attempt>, Halves), End> {
+    let mut tried = Vec::new();
+    let mut failure = end(ResponseFlags::NO_HEALTHY_UPSTREAM, "no_healthy_upstream");
+    while tried.len() < MAX_ENDPOINTS {
+        let Some(endpoint) = cluster.pick(rand::random, &tried, 1) else {
+            break;
+        };
+        if tried.contains(&endpoint.id()) {
+            break;
+        }
+        tried.push(endpoint.id());
+        let inbound = Arc::new(Inbound::new(Arc::clone(link), Arc::clone(resolved)));
+        let attempt = Arc::new(Attempt::new(inbound, Arc::clone(cluster), Arc::clone(endpoint), false, None));
+        let pool = link.instance.pool(endpoint);
+        let to = Destination {
+            attempt: &attempt,
+            pool: &pool,
+            http2: false,
+        };
+        match dial(to).await {
+            Ok(dialled) => return Ok((Arc::clone(&attempt), dialled.split())),
+            Err(reason) => {
+                endpoint.state.record_failure();
+                tracing::debug!(mesh = link.instance.name(), endpoint = %endpoint.address, ?reason, "endpoint not reached");
+                failure = end(ResponseFlags::UPSTREAM_CONNECTION_FAILURE, format!("{reason:?}"));
+            }
+        }
+    }
+    Err(failure)
+}
+
+/// Moves bytes until the sender ends its direction, which is passed on.
+async fn copy(mut from: ByteReader, mut to: ByteWriter, first: Bytes, passed: impl Fn(usize)) -> io::Result<()> {
+    if !first.is_empty() {
+        passed(first.len());
+        to.write(first).await?;
+    }
+    while let Some(chunk) = from.chunk().await {
+        let chunk = chunk?;
+        passed(chunk.len());
+        to.write(chunk).await?;
+    }
+    to.finish().await
+}

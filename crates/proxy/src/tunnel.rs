@@ -1,0 +1,146 @@
+//! A CONNECT from the door to its end: resolve → authorize → admit → detect → serve.
+
+use crate::counters::Raised;
+use crate::detect::{self, Protocol, Question};
+use crate::downstream::{self, Link, LinkParts};
+use crate::engine::Engine;
+use crate::instance::MeshInstance;
+use crate::resolve::{self, Resolved};
+use crate::splice;
+use cairn_hbone::{Connect, DrainWatch, Target, Tunnel};
+use cairn_router::request::ConnectionView;
+use http::StatusCode;
+use std::sync::Arc;
+
+/// Where CONNECTs of one connection come in.
+pub(crate) struct Door<'a> {
+    pub(crate) instance: &'a Arc<MeshInstance>,
+    pub(crate) engine: &'a Arc<Engine>,
+    pub(crate) drain: &'a DrainWatch,
+    /// Worker that the tunnel will run on.
+    pub(crate) worker: usize,
+}
+
+impl Door<'_> {
+    /// Answers a CONNECT at once; with 200 there is a tunnel to be served.
+    ///
+    /// ztunnel waits for the answer without a bound and shows none of it, so whatever takes time or
+    /// deserves words happens inside the tunnel (contract: ztunnel as our client).
+    pub(crate) fn open(&self, connect: Connect) -> Option<impl Future<Output = ()> + Send + 'static> {
+        let counters = self.instance.counters();
+        if let Some(handler) = self.instance.local(&connect.target.to_string()) {
+            if let Ok(tunnel) = connect.accept() {
+                handler(tunnel);
+            }
+            return None;
+        }
+        let mesh = self.instance.mesh();
+        let Some(resolved) = Resolved::find(&mesh, &connect.target) else {
+            counters.unknown_destinations.add_one();
+            connect.refuse(StatusCode::NOT_FOUND, "no destination has this address or name");
+            return None;
+        };
+        if resolved.destination.broken.is_some() {
+            connect.refuse(StatusCode::SERVICE_UNAVAILABLE, "the destination's configuration cannot be honoured");
+            return None;
+        }
+        if let Err(details) = authorize(&resolved, &connect) {
+            counters.denied_tunnels.add_one();
+            tracing::debug!(
+                mesh = self.instance.name(), peer = %connect.peer.id, target = %connect.target, details, "tunnel refused"
+            );
+            connect.refuse(StatusCode::FORBIDDEN, &details);
+            return None;
+        }
+        let tunnel = connect.accept().ok()?;
+        let open = Raised::new(Arc::clone(counters), |counters| &counters.tunnels);
+        let (link, stream) = self.link(tunnel, Arc::new(resolved));
+        let engine = Arc::clone(self.engine);
+        Some(async move {
+            serve(engine, link, stream).await;
+            drop(open);
+        })
+    }
+
+    fn link(&self, tunnel: Tunnel, resolved: Arc<Resolved>) -> (Arc<Link>, cairn_hbone::TunnelStream) {
+        let Tunnel {
+            peer,
+            target,
+            headers,
+            stream,
+        } = tunnel;
+        let link = Link::new(LinkParts {
+            instance: Arc::clone(self.instance),
+            worker: self.worker,
+            peer,
+            target,
+            connect_headers: headers,
+            drain: self.drain.clone(),
+            resolved,
+        });
+        (Arc::new(link), stream)
+    }
+}
+
+/// The destination's policies for connections, and those of its TCP chain where it can only become that.
+fn authorize(resolved: &Resolved, connect: &Connect) -> Result<(), String> {
+    let connection = ConnectionView {
+        peer_id: Some(connect.peer.id.as_str()),
+        source: connect.peer.addr,
+        destination: address(&connect.target),
+        port: connect.target.port(),
+    };
+    let destination = &resolved.destination;
+    resolve::allowed(&destination.connection, &connection)?;
+    match (&destination.http, &destination.tcp) {
+        (None, Some(tcp)) => resolve::allowed(&tcp.rbac, &connection),
+        _ => Ok(()),
+    }
+}
+
+/// The address that a target is, if it is one.
+pub(crate) fn address(target: &Target) -> Option<std::net::SocketAddr> {
+    match target {
+        Target::Addr(addr) => Some(*addr),
+        Target::Host { .. } => None,
+    }
+}
+
+async fn serve(engine: Arc<Engine>, link: Arc<Link>, mut stream: cairn_hbone::TunnelStream) {
+    let Some(resolved) = link.resolve() else {
+        return;
+    };
+    let destination = &resolved.destination;
+    let counters = link.instance.counters();
+    let Some(chain) = destination.http.as_ref() else {
+        counters.tunnels_tcp.add_one();
+        return splice::serve(link, resolved, stream, bytes::Bytes::new()).await;
+    };
+    let question = Question {
+        http_only: destination.tcp.is_none(),
+        http_10: chain.accept_http_10,
+        patience: link.instance.limits().detect_timeout,
+    };
+    let detected = tokio::select! {
+        detected = detect::detect(&mut stream, question) => detected,
+        () = link.drain.started(), if question.http_only => None,
+    };
+    let Some((protocol, first)) = detected else {
+        let _peer_is_gone = stream.writer().finish();
+        return;
+    };
+    match protocol {
+        Protocol::Http1 => {
+            counters.tunnels_http1.add_one();
+            downstream::serve_h1(engine, link, stream, first).await;
+        }
+        Protocol::Http2 => {
+            counters.tunnels_http2.add_one();
+            downstream::serve_h2(engine, link, stream, first).await;
+        }
+        Protocol::Other => {
+            counters.tunnels_tcp.add_one();
+            splice::serve(link, resolved, stream, first).await;
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! One try of a request at one endpoint, and how it went wrong.
+
+use crate::downstream::Inbound;
+use cairn_router::cluster::Cluster;
+use cairn_router::endpoint::Endpoint;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
+use std::task::Poll;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+/// Why a try failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Failure {
+    /// No connection: refused, unreachable, TLS or the tunnel's CONNECT failed.
+    Connect(String),
+    /// No connection within the cluster's connect timeout.
+    ConnectTimeout,
+    /// The connection or stream ended before the response's head was there. `reused`: it had carried requests before.
+    Reset { reused: bool },
+    /// The upstream refused the stream unprocessed (REFUSED_STREAM).
+    RefusedStream,
+    /// The connection or stream ended inside the response.
+    Truncated,
+    /// What came is no HTTP.
+    Protocol(String),
+    /// The route's timeout has passed.
+    Timeout,
+    /// The try's own timeout has passed.
+    PerTryTimeout,
+}
+
+/// One try.
+pub(crate) struct Attempt {
+    pub(crate) inbound: Arc<Inbound>,
+    pub(crate) cluster: Arc<Cluster>,
+    pub(crate) endpoint: Arc<Endpoint>,
+    /// HTTP/2 is spoken to the endpoint.
+    pub(crate) http2: bool,
+    /// When the try's own timeout passes.
+    per_try_deadline: Option<Instant>,
+    failure: OnceLock<Failure>,
+}
+
+/// Which timeouts bound a step.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Bound {
+    /// The route's and the try's own: up to the response's head.
+    Try,
+    /// The route's alone.
+    Route,
+}
+
+impl Attempt {
+    pub(crate) fn new(
+        inbound: Arc<Inbound>,
+        cluster: Arc<Cluster>,
+        endpoint: Arc<Endpoint>,
+        http2: bool,
+        per_try_deadline: Option<Instant>,
+    ) -> Self {
+        Attempt {
+            inbound,
+            cluster,
+            endpoint,
+            http2,
+            per_try_deadline,
+            failure: OnceLock::new(),
+        }
+    }
+
+    /// Notes why the try failed; the first reason counts.
+    pub(crate) fn fail(&self, failure: Failure) {
+        let _first_counts = self.failure.set(failure);
+    }
+
+    /// Why the try failed.
+    pub(crate) fn failure(&self) -> Option<&Failure> {
+        self.failure.get()
+    }
+
+    /// The route's timeout starts when the request has been read, which may be while a step is waiting.
+    fn deadline(&self, bound: Bound) -> Option<(Instant, Failure)> {
+        let route = self.inbound.deadline().map(|at| (at, Failure::Timeout));
+        let one = self
+            .per_try_deadline
+            .filter(|_| bound == Bound::Try)
+            .map(|at| (at, Failure::PerTryTimeout));
+        match (route, one) {
+            (Some(route), Some(one)) if one.0 < route.0 => Some(one),
+            (Some(route), _) => Some(route),
+            (None, one) => one,
+        }
+    }
+
+    /// Runs `step` until its deadline; `None`: it has passed, which is noted.
+    pub(crate) async fn bounded<T>(&self, bound: Bound, step: impl Future<Output = T>) -> Option<T> {
+        let mut step = std::pin::pin!(step);
+        let mut alarm: Option<Pin<Box<Sleep>>> = None;
+        poll_fn(|cx| {
+            if let Poll::Ready(value) = step.as_mut().poll(cx) {
+                return Poll::Ready(Some(value));
+            }
+            let Some((at, failure)) = self.deadline(bound) else {
+                return Poll::Pending;
+            };
+            let alarm = alarm.get_or_insert_with(|| Box::pin(sleep_until(at)));
+            if alarm.deadline() != at {
+                alarm.as_mut().reset(at);
+            }
+            alarm.as_mut().poll(cx).map(|()| {
+                self.fail(failure);
+                None
+            })
+        })
+        .await
+    }
+}

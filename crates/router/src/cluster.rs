@@ -1,0 +1,260 @@
+//! Where routes lead: a cluster is settings, the endpoints of the moment, and a state that
+//! outlives both.
+
+use crate::endpoint::Endpoint;
+use crate::error::{CompileError, Context};
+use crate::extensions::Extensions;
+use crate::lb::Balancer;
+use crate::registry::{ClusterKey, Registry};
+use crate::spec::{self, ClusterProtocol, LbPolicy, UpstreamTls};
+use ahash::AHashSet;
+use std::any::Any;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// How the endpoints of one name are used.
+#[derive(Debug, Clone)]
+pub struct Cluster {
+    /// Unique name.
+    pub name: Arc<str>,
+    /// Host name of the service; empty if unknown (`destination_service`).
+    pub service: Arc<str>,
+    /// Short name of the service; empty if unknown (`destination_service_name`).
+    pub service_name: Arc<str>,
+    /// Namespace of the service; empty if unknown.
+    pub service_namespace: Arc<str>,
+    /// How an endpoint is chosen.
+    pub lb: LbPolicy,
+    /// What is spoken to endpoints.
+    pub protocol: ClusterProtocol,
+    /// Bound of a dial, TLS and CONNECT included; more than 0.
+    pub connect_timeout: Duration,
+    /// An idle connection is closed after so long; more than 0.
+    pub idle_timeout: Duration,
+    /// Requests per connection; `None`: no bound.
+    pub max_requests_per_connection: Option<u32>,
+    /// TLS to the endpoint, inside the tunnel if there is one.
+    pub tls: Option<Arc<UpstreamTls>>,
+    /// The endpoints of this snapshot.
+    pub endpoints: Arc<EndpointSet>,
+    /// What outlives snapshots.
+    pub state: Arc<ClusterState>,
+}
+
+/// The endpoints of one cluster.
+#[derive(Debug)]
+pub struct EndpointSet {
+    all: Box<[Arc<Endpoint>]>,
+    balancer: Balancer,
+}
+
+/// What outlives a snapshot: the same name, TLS and protocol have the same state for as long as a
+/// snapshot or a request holds it.
+#[derive(Debug)]
+pub struct ClusterState {
+    id: u64,
+    cursor: AtomicU64,
+    extensions: Extensions,
+}
+
+impl Cluster {
+    /// Checks and compiles, without endpoints; `None` after an error was recorded.
+    pub(crate) fn compile(
+        cluster: &spec::Cluster,
+        registry: &mut Registry,
+        at: &mut Context,
+    ) -> Option<Self> {
+        let spec::Cluster {
+            name,
+            service,
+            service_name,
+            service_namespace,
+            lb,
+            protocol,
+            connect_timeout,
+            tls,
+            idle_timeout,
+            max_requests_per_connection,
+        } = cluster;
+        let before = at.error_count();
+        if name.is_empty() {
+            at.field("name", |at| at.error("is empty"));
+        }
+        for (field, value) in [("connect_timeout", connect_timeout), ("idle_timeout", idle_timeout)] {
+            if value.is_zero() {
+                at.field(field, |at| at.error("must be more than 0"));
+            }
+        }
+        if let Some(tls) = tls {
+            at.field("tls", |at| check_tls(tls, at));
+        }
+        if at.error_count() > before {
+            return None;
+        }
+        let name: Arc<str> = name.as_str().into();
+        let tls = tls.clone().map(Arc::new);
+        let key = ClusterKey { name: Arc::clone(&name), protocol: *protocol, tls: tls.clone() };
+        Some(Cluster {
+            name,
+            service: service.as_str().into(),
+            service_name: match service_name.as_str() {
+                "" => short_name(service).into(),
+                name => name.into(),
+            },
+            service_namespace: service_namespace.as_str().into(),
+            lb: *lb,
+            protocol: *protocol,
+            connect_timeout: *connect_timeout,
+            idle_timeout: *idle_timeout,
+            max_requests_per_connection: max_requests_per_connection.filter(|most| *most > 0),
+            tls,
+            endpoints: Arc::new(EndpointSet::empty()),
+            state: registry.cluster(key),
+        })
+    }
+
+    /// Chooses an endpoint: healthy ones only, of the lowest priority that has any.
+    ///
+    /// `random` yields uniform 64-bit numbers. `tried` are ids ([`Endpoint::id`]) to be avoided:
+    /// up to `host_selection_attempts` further draws are made for another one (Envoy:
+    /// `host_selection_retry_max_attempts`), then any that was not tried is taken, and one that was
+    /// only if there is no other. `None`: no healthy endpoint.
+    ///
+    /// Takes no lock and allocates nothing.
+    pub fn pick(
+        &self,
+        random: impl FnMut() -> u64,
+        tried: &[u64],
+        host_selection_attempts: u32,
+    ) -> Option<&Arc<Endpoint>> {
+        self.endpoints.balancer.pick(&self.state.cursor, random, tried, host_selection_attempts)
+    }
+}
+
+fn check_tls(tls: &UpstreamTls, at: &mut Context) {
+    let UpstreamTls { sni, ca_file, sans, cert_file, key_file } = tls;
+    if sni.is_none() && sans.is_empty() {
+        at.error("needs `sni` or `sans`: nothing could be verified");
+    }
+    let files = [("sni", sni), ("ca_file", ca_file), ("cert_file", cert_file), ("key_file", key_file)];
+    for (field, value) in files {
+        if value.as_ref().is_some_and(String::is_empty) {
+            at.field(field, |at| at.error("is empty"));
+        }
+    }
+    at.each("sans", sans, |san, at| if san.is_empty() { at.reject("is empty") } else { Some(()) });
+    if cert_file.is_some() != key_file.is_some() {
+        at.error("has only one of `cert_file` and `key_file`: a client certificate needs both");
+    }
+}
+
+/// `app` of `app.shop.svc.cluster.local`; other hosts as they are (Istio: a ServiceEntry's name is its host).
+fn short_name(service: &str) -> &str {
+    let mut labels = service.split('.');
+    match (labels.next(), labels.next(), labels.next()) {
+        (Some(name), Some(_), Some("svc")) => name,
+        _ => service,
+    }
+}
+
+impl EndpointSet {
+    /// Compiles the endpoints of `cluster`. One with an error is left out; what is only worth a
+    /// warning goes to `warnings`, with a path below the set.
+    pub(crate) fn compile(
+        set: &spec::EndpointSet,
+        cluster: &Cluster,
+        registry: &mut Registry,
+        at: &mut Context,
+        warnings: &mut Vec<CompileError>,
+    ) -> Self {
+        let spec::EndpointSet { cluster: _, endpoints } = set;
+        let mut addresses = AHashSet::new();
+        let mut all = Vec::with_capacity(endpoints.len());
+        at.field("endpoints", |at| {
+            for (index, endpoint) in endpoints.iter().enumerate() {
+                at.index(index, |at| {
+                    let Some(endpoint) = Endpoint::compile(endpoint, &cluster.state, registry, at)
+                    else {
+                        return;
+                    };
+                    let tunnel = endpoint.tunnel.as_ref();
+                    if !addresses.insert((endpoint.address, tunnel.map(|tunnel| tunnel.address))) {
+                        at.error(format!("{} is there twice", endpoint.address));
+                        return;
+                    }
+                    if tunnel.is_some_and(|tunnel| tunnel.identities.is_empty()) {
+                        warnings.push(CompileError {
+                            path: at.path().to_owned(),
+                            message: format!(
+                                "{} has no `identities`: nobody could be trusted there, so it gets no requests",
+                                endpoint.address
+                            ),
+                        });
+                    }
+                    all.push(Arc::new(endpoint));
+                });
+            }
+        });
+        EndpointSet::new(all, cluster.lb)
+    }
+
+    pub(crate) fn new(all: Vec<Arc<Endpoint>>, policy: LbPolicy) -> Self {
+        EndpointSet { balancer: Balancer::new(&all, policy), all: all.into() }
+    }
+
+    /// Without any endpoint.
+    pub fn empty() -> Self {
+        EndpointSet::new(Vec::new(), LbPolicy::default())
+    }
+
+    /// All of them, in the order of the configuration.
+    pub fn all(&self) -> &[Arc<Endpoint>] {
+        &self.all
+    }
+
+    /// Those that get requests: healthy, and of the lowest priority that has healthy ones.
+    pub fn candidates(&self) -> &[Arc<Endpoint>] {
+        self.balancer.candidates()
+    }
+}
+
+impl ClusterState {
+    pub(crate) fn new(id: u64) -> Self {
+        ClusterState { id, cursor: AtomicU64::new(0), extensions: Extensions::default() }
+    }
+
+    /// Instances that start together do not all begin at the same endpoint.
+    pub(crate) fn starting_at(self, cursor: u64) -> Self {
+        self.cursor.store(cursor, Ordering::Relaxed);
+        self
+    }
+
+    /// Unique among all clusters that one [`Compiler`](crate::compile::Compiler) has ever made.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// The caller's own value beside this cluster, one per type; `init` makes it when asked first.
+    pub fn extension<T: Any + Send + Sync>(&self, init: impl FnOnce() -> T) -> &T {
+        self.extensions.get_or_init(init)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn short_names() {
+        for (service, name) in [
+            ("app.shop.svc.cluster.local", "app"),
+            ("app.shop.svc", "app"),
+            ("api.example.com", "api.example.com"),
+            ("app", "app"),
+            ("", ""),
+        ] {
+            assert_eq!(short_name(service), name);
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! The built binary, as a process of its own.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, OnceLock};
+use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
+
+/// A running `cairn`; it is killed when this is dropped.
+pub struct Cairn {
+    child: tokio::process::Child,
+    lines: Arc<Mutex<Vec<String>>>,
+    pid: u32,
+}
+
+/// The binary beside this test's own executable, built if need be.
+///
+/// # Panics
+/// When it cannot be built.
+pub fn binary() -> PathBuf {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT
+        .get_or_init(|| {
+            let executable = std::env::current_exe().unwrap();
+            // <target>/<profile>/deps/<test>
+            let profile = executable.parent().and_then(Path::parent).unwrap();
+            let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+            let mut build = Command::new(cargo);
+            build.args(["build", "--quiet", "--package", "cairn", "--bin", "cairn"]);
+            build.arg("--target-dir").arg(profile.parent().unwrap());
+            if profile.ends_with("release") {
+                build.arg("--release");
+            }
+            let status = build.current_dir(env!("CARGO_MANIFEST_DIR")).status().unwrap();
+            assert!(status.success(), "cairn does not build");
+            profile.join("cairn")
+        })
+        .clone()
+}
+
+impl Cairn {
+    /// Starts it; what it prints is kept.
+    pub fn start(args: &[&str]) -> Self {
+        let mut child = tokio::process::Command::new(binary())
+            .args(args)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let lines = Arc::default();
+        collect(child.stdout.take().unwrap(), &lines);
+        collect(child.stderr.take().unwrap(), &lines);
+        let pid = child.id().unwrap();
+        Cairn { child, lines, pid }
+    }
+
+    /// Everything it has printed.
+    pub fn output(&self) -> Vec<String> {
+        self.lines.lock().unwrap().clone()
+    }
+
+    /// A line with this text was printed.
+    pub fn printed(&self, text: &str) -> bool {
+        self.lines.lock().unwrap().iter().any(|line| line.contains(text))
+    }
+
+    /// SIGTERM.
+    pub fn terminate(&self) {
+        let pid = self.pid.to_string();
+        let status = Command::new("kill").args(["-TERM", &pid]).status().unwrap();
+        assert!(status.success());
+    }
+
+    /// It has not exited.
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    /// Waits until it exits.
+    pub async fn wait(&mut self) -> ExitStatus {
+        crate::wait::within("cairn exits", self.child.wait()).await.unwrap()
+    }
+
+    /// Resident memory, KiB.
+    pub fn resident_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+}
+
+fn collect(pipe: impl AsyncRead + Unpin + Send + 'static, lines: &Arc<Mutex<Vec<String>>>) {
+    let lines = lines.clone();
+    tokio::spawn(async move {
+        let mut reader = BufReader::new(pipe).lines();
+        while let Ok(Some(line)) = reader.next_line().await {
+            lines.lock().unwrap().push(line);
+        }
+    });
+}
+
+/// A TCP port of 127.0.0.1 that was free a moment ago.
+pub fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
