@@ -2,6 +2,7 @@
 
 use crate::cli::{CertsArgs, CertsCommand, IssueArgs};
 use crate::failure::Failure;
+use crate::terminal::{self, say};
 use cairn_identity::SpiffeId;
 use cairn_identity::dev::{DevCa, IssueOptions, PemBundle};
 use rustls_pki_types::CertificateDer;
@@ -22,7 +23,7 @@ const MAX_FILE_BYTES: u64 = 1024 * 1024;
 pub fn run(args: &CertsArgs) -> Result<ExitCode, Failure> {
     match &args.command {
         CertsCommand::Issue(args) => issue(args)?,
-        CertsCommand::Show { file } => print!("{}", show(file)?),
+        CertsCommand::Show { file } => terminal::text(show(file)?),
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -87,9 +88,9 @@ fn issue(args: &IssueArgs) -> Result<(), Failure> {
         let bundle = ca.issue_pem(id, options).map_err(Failure::new)?;
         let files = write_identity(out, id, &bundle)
             .map_err(|error| Failure::new(format!("{}: {error}", out.display())))?;
-        println!("{id}\n  {}\n  {}", files.cert.display(), files.key.display());
+        say!("{id}\n  {}\n  {}", files.cert.display(), files.key.display());
     }
-    println!("trusted by whoever has\n  {}", out.join("roots.pem").display());
+    say!("trusted by whoever has\n  {}", out.join("roots.pem").display());
     Ok(())
 }
 

@@ -2,6 +2,7 @@
 
 use crate::cli::CheckArgs;
 use crate::failure::Failure;
+use crate::terminal;
 use cairn_router::compile::Compiler;
 use cairn_xds::FileSource;
 use std::fmt::Write;
@@ -31,8 +32,8 @@ pub fn run(args: &CheckArgs) -> Result<ExitCode, Failure> {
     if !errors.is_empty() {
         return Err(broken(&errors));
     }
-    print!("{}", cairn_xds::summary(&config));
-    print!("{warnings}");
+    terminal::text(cairn_xds::summary(&config));
+    terminal::text(warnings);
     Ok(ExitCode::SUCCESS)
 }
 

@@ -8,9 +8,10 @@ mod plan;
 use crate::cli::CurlArgs;
 use crate::exchange::{Exchange, ExchangeError};
 use crate::failure::Failure;
+use crate::terminal::say;
 use crate::websocket::{self, Message, Role};
 use cairn_hbone::{ConnectError, ConnectHeaders, Originator, OriginatorConfig, OriginatorCounters};
-use cairn_identity::{ExpectedPeers, Identity, SpiffeId, TrustDomains};
+use cairn_identity::{ExpectedPeers, Identity, SpiffeId};
 use http::{HeaderMap, Response, StatusCode, Version, header};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -90,14 +91,12 @@ async fn load(args: &CurlArgs) -> Result<(Identity, ExpectedPeers), Failure> {
             SpiffeId::parse(id).map_err(|error| Failure::new(format!("--expect {id}: {error}")))
         })
         .collect::<Result<Vec<_>, _>>()?;
-    let domains = expected.iter().map(|id| id.trust_domain().to_owned());
-    let trust = TrustDomains::new(domains).map_err(Failure::new)?;
     let expected = ExpectedPeers::new(expected).map_err(Failure::new)?;
     let source = cairn_identity::files::FileSource {
         cert: args.cert.clone(),
         key: args.key.clone(),
         roots: args.roots.clone(),
-        trust_domains: trust,
+        trust_domains: None,
     };
     let identity = cairn_identity::files::load(&source).await.map_err(|error| {
         Failure::new(error).hint("`cairn certs issue` makes certificates for development")
@@ -148,7 +147,7 @@ struct Shown {
 impl Shown {
     fn line(&self, line: std::fmt::Arguments<'_>) {
         if !self.silent {
-            println!("{line}");
+            say!("{line}");
         }
     }
 
@@ -210,7 +209,7 @@ async fn converse(response: Response<Incoming>, key: &str, words: &str) -> io::R
     websocket::write(&mut stream, Role::Client, &Message::Text(words.to_owned())).await?;
     loop {
         match websocket::read(&mut stream).await? {
-            Some(Message::Text(text)) => println!("{text}"),
+            Some(Message::Text(text)) => say!("{text}"),
             Some(Message::Binary(bytes)) => print(&bytes)?,
             Some(Message::Ping(payload)) => {
                 websocket::write(&mut stream, Role::Client, &Message::Pong(payload)).await?;

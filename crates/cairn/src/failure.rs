@@ -1,5 +1,6 @@
 //! How a command fails: what was wrong, what to do about it, and the exit code.
 
+use crate::terminal::error_line;
 use std::fmt::Display;
 use std::process::ExitCode;
 
@@ -31,10 +32,10 @@ impl Failure {
 
     /// Prints to standard error.
     pub fn report(&self) -> ExitCode {
-        eprintln!("cairn: {}", self.message);
+        error_line(format_args!("cairn: {}", self.message));
         if let Some(hint) = &self.hint {
             for line in hint.lines() {
-                eprintln!("  {line}");
+                error_line(format_args!("  {line}"));
             }
         }
         ExitCode::from(self.code)

@@ -51,13 +51,16 @@ impl Logging {
     /// Installs the process' subscriber. The first call wins; later ones only make a handle.
     pub fn start(format: LogFormat, filter: &str) -> Result<Logging, FilterError> {
         let (layer, handle) = reload::Layer::new(parse(filter)?);
+        // Without internal errors: they are printed to standard error too, and that panics when its
+        // reader has gone.
         let lines = match format {
             LogFormat::Text => fmt::layer()
                 .with_writer(std::io::stderr)
                 .with_ansi(std::io::stderr().is_terminal())
+                .log_internal_errors(false)
                 .boxed(),
             LogFormat::Json => {
-                fmt::layer().json().flatten_event(true).with_writer(std::io::stderr).boxed()
+                fmt::layer().json().flatten_event(true).with_writer(std::io::stderr).log_internal_errors(false).boxed()
             }
         };
         // Fails only where a subscriber is installed already, which then stays in charge.

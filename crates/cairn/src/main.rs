@@ -4,6 +4,7 @@
 //! ends in an exit code or a [`failure::Failure`], which carries what was wrong and what to do.
 
 #![forbid(unsafe_code)]
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 
 mod admin;
 mod certs;
@@ -19,11 +20,13 @@ mod logging;
 mod ready;
 mod serve;
 mod signals;
+mod terminal;
 mod websocket;
 
 use clap::Parser;
 use cli::{Cli, Command};
 use std::process::ExitCode;
+use terminal::say;
 
 /// Keeps less memory than the C library's under many small, long-lived buffers, and is faster.
 #[global_allocator]
@@ -37,7 +40,7 @@ fn main() -> ExitCode {
         Command::Curl(args) => curl::run(&args),
         Command::Certs(args) => certs::run(&args),
         Command::Version => {
-            println!("cairn {}", env!("CARGO_PKG_VERSION"));
+            say!("cairn {}", env!("CARGO_PKG_VERSION"));
             Ok(ExitCode::SUCCESS)
         }
     };

@@ -5,7 +5,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -22,7 +22,7 @@ struct Proxy {
     dir: TempDir,
     child: Child,
     log: Log,
-    hbone: SocketAddr,
+    curl: Curl,
     admin: SocketAddr,
     health: SocketAddr,
     backend: SocketAddr,
@@ -68,6 +68,34 @@ impl Log {
     }
 }
 
+/// `cairn curl` to a running proxy.
+struct Curl {
+    certs: PathBuf,
+    hbone: SocketAddr,
+}
+
+impl Curl {
+    /// As `web`, to the service, which is expected at the right waypoint.
+    fn get(&self, more: &[&str]) -> Output {
+        self.get_as(WAYPOINT, SERVICE, more)
+    }
+
+    fn get_as(&self, expect: &str, to: &str, more: &[&str]) -> Output {
+        self.get_url("http://app.shop/hello", expect, to, more)
+    }
+
+    fn get_url(&self, url: &str, expect: &str, to: &str, more: &[&str]) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_cairn"))
+            .current_dir(&self.certs)
+            .args(["curl", url, "--to", to, "--expect", expect])
+            .args(["--cert", "shop.web.cert.pem", "--key", "shop.web.key.pem"])
+            .args(["--roots", "roots.pem", "--waypoint", &self.hbone.to_string()])
+            .args(more)
+            .output()
+            .unwrap()
+    }
+}
+
 impl Proxy {
     fn start() -> Proxy {
         Proxy::start_with("")
@@ -87,27 +115,8 @@ impl Proxy {
         let admin = log.address("admin pages");
         let health = log.address("health pages");
         let hbone = log.address("HBONE");
-        Proxy { dir, child, log, hbone, admin, health, backend }
-    }
-
-    /// As `web`, to the service, which is expected at the right waypoint.
-    fn curl(&self, more: &[&str]) -> Output {
-        self.curl_as(WAYPOINT, SERVICE, more)
-    }
-
-    fn curl_as(&self, expect: &str, to: &str, more: &[&str]) -> Output {
-        self.curl_url("http://app.shop/hello", expect, to, more)
-    }
-
-    fn curl_url(&self, url: &str, expect: &str, to: &str, more: &[&str]) -> Output {
-        Command::new(env!("CARGO_BIN_EXE_cairn"))
-            .current_dir(self.dir.path().join("certs"))
-            .args(["curl", url, "--to", to, "--expect", expect])
-            .args(["--cert", "shop.web.cert.pem", "--key", "shop.web.key.pem"])
-            .args(["--roots", "roots.pem", "--waypoint", &self.hbone.to_string()])
-            .args(more)
-            .output()
-            .unwrap()
+        let curl = Curl { certs: dir.path().join("certs"), hbone };
+        Proxy { dir, child, log, curl, admin, health, backend }
     }
 
     fn signal(&self, name: &str) {
@@ -256,19 +265,19 @@ fn stderr(output: &Output) -> String {
 #[test]
 fn curl_shows_every_step_and_its_exit_codes_tell_them_apart() {
     let proxy = Proxy::start();
-    let output = proxy.curl(&[]);
+    let output = proxy.curl.get(&[]);
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     let text = stdout(&output);
-    let connect = format!("CONNECT 10.96.0.10:80 at {}: 200\nHTTP/1.1 200 OK\n", proxy.hbone);
+    let connect = format!("CONNECT 10.96.0.10:80 at {}: 200\nHTTP/1.1 200 OK\n", proxy.curl.hbone);
     assert!(text.starts_with(&connect), "{text}");
     assert!(
         text.contains("server: istio-envoy\n") && text.ends_with("backend saw /hello"),
         "{text}"
     );
 
-    let output = proxy.curl(&["--silent", "--h2c"]);
+    let output = proxy.curl.get(&["--silent", "--h2c"]);
     assert_eq!(stdout(&output), "backend saw /hello", "{}", stderr(&output));
-    let output = proxy.curl(&["--fail", "-X", "GET", "--upgrade", "websocket"]);
+    let output = proxy.curl.get(&["--fail", "-X", "GET", "--upgrade", "websocket"]);
     assert_eq!(
         output.status.code(),
         Some(0),
@@ -276,11 +285,11 @@ fn curl_shows_every_step_and_its_exit_codes_tell_them_apart() {
         stdout(&output)
     );
 
-    let output = proxy.curl_as(WAYPOINT, "10.96.0.99:80", &[]);
+    let output = proxy.curl.get_as(WAYPOINT, "10.96.0.99:80", &[]);
     assert_eq!(output.status.code(), Some(6), "{}", stderr(&output));
     assert!(stderr(&output).contains("404"), "{}", stderr(&output));
     let wrong = "spiffe://cluster.local/ns/shop/sa/other";
-    let output = proxy.curl_as(wrong, SERVICE, &[]);
+    let output = proxy.curl.get_as(wrong, SERVICE, &[]);
     assert_eq!(output.status.code(), Some(5), "{}", stderr(&output));
     assert!(stderr(&output).contains(wrong), "{}", stderr(&output));
 }
@@ -288,11 +297,14 @@ fn curl_shows_every_step_and_its_exit_codes_tell_them_apart() {
 #[test]
 fn a_change_is_published_and_a_mistake_keeps_the_last_good_one() {
     let proxy = Proxy::start();
-    assert!(proxy.curl(&[]).status.success());
+    assert!(proxy.curl.get(&[]).status.success());
 
     write_config(proxy.dir.path(), proxy.backend, "/other");
     proxy.log.wait("configuration published");
-    assert!(stdout(&proxy.curl(&[])).contains("HTTP/1.1 404"), "no route leads to /hello any more");
+    assert!(
+        stdout(&proxy.curl.get(&[])).contains("HTTP/1.1 404"),
+        "no route leads to /hello any more"
+    );
 
     let good = std::fs::read_to_string(proxy.dir.path().join("mesh.yaml")).unwrap();
     std::fs::write(proxy.dir.path().join("mesh.yaml"), good.replace("port: 80", "port: x"))
@@ -300,11 +312,11 @@ fn a_change_is_published_and_a_mistake_keeps_the_last_good_one() {
     let line = proxy.log.wait("mesh.yaml:");
     assert!(line["message"].as_str().unwrap().contains("port"), "{line}");
     proxy.log.wait("last good one stays");
-    assert!(stdout(&proxy.curl(&[])).contains("HTTP/1.1 404"));
+    assert!(stdout(&proxy.curl.get(&[])).contains("HTTP/1.1 404"));
 
     write_config(proxy.dir.path(), proxy.backend, "/");
     proxy.log.wait("configuration published");
-    assert!(stdout(&proxy.curl(&[])).contains("HTTP/1.1 200"));
+    assert!(stdout(&proxy.curl.get(&[])).contains("HTTP/1.1 200"));
     assert!(page(proxy.admin, "GET", "/clusters").1.contains("app::"));
 }
 
@@ -313,8 +325,9 @@ fn sigterm_finishes_what_is_in_flight_and_exits_0() {
     let mut proxy = Proxy::start();
     assert_eq!(page(proxy.health, "GET", "/healthz/ready"), (200, "ready\n".to_owned()));
     let output = std::thread::scope(|scope| {
-        let request = scope
-            .spawn(|| proxy.curl_url("http://app.shop/slow", WAYPOINT, SERVICE, &["--silent"]));
+        let curl = &proxy.curl;
+        let request =
+            scope.spawn(|| curl.get_url("http://app.shop/slow", WAYPOINT, SERVICE, &["--silent"]));
         let busy = |clusters: &str| clusters.lines().any(|line| line.ends_with("rq_active::1"));
         let until = Instant::now() + PATIENCE;
         while !busy(&page(proxy.admin, "GET", "/clusters").1) {
@@ -342,7 +355,7 @@ fn a_second_signal_ends_it_at_once() {
     proxy.signal("-TERM");
     proxy.log.wait("draining");
     assert_eq!(page(proxy.health, "GET", "/healthz/ready"), (503, "draining\n".to_owned()));
-    assert!(proxy.curl(&[]).status.success(), "during the grace time everything is served");
+    assert!(proxy.curl.get(&[]).status.success(), "during the grace time everything is served");
     proxy.signal("-INT");
     assert_eq!(proxy.exit_code(), Some(1));
 }

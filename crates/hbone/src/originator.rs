@@ -306,7 +306,10 @@ impl Failed {
 /// How the dial ended; `None` when its task was dropped.
 async fn dialled(mut outcome: watch::Receiver<Outcome>) -> Option<Result<(), ConnectError>> {
     let outcome = outcome.wait_for(Option::is_some).await.ok()?;
-    outcome.as_ref().map(|result| result.as_ref().map(|()| ()).map_err(ConnectError::duplicate))
+    outcome.as_ref().map(|result| match result {
+        Ok(()) => Ok(()),
+        Err(error) => Err(error.duplicate()),
+    })
 }
 
 fn connect_request(authority: &str, headers: &ConnectHeaders) -> Result<Request<()>, ConnectError> {

@@ -72,7 +72,7 @@ async fn a_flood_of_pings_without_reading_is_not_buffered() {
     assert_eq!(soon(bystander.status(connect_to(TARGET))).await.unwrap(), 200);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
 async fn rapid_reset_cuts_the_connection_alone() {
     let ca = ca();
     let mut server = Server::echo(identity(&ca, "waypoint")).await;
@@ -105,7 +105,7 @@ async fn rapid_reset_cuts_the_connection_alone() {
     .await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
 async fn short_tunnels_with_traffic_are_no_flood() {
     let ca = ca();
     let server = Server::echo(identity(&ca, "waypoint")).await;

@@ -62,7 +62,7 @@ async fn fifty_callers_share_one_dial() {
     assert_eq!(originator.connections(), 1);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
 async fn a_hundred_tunnels_fill_a_connection() {
     let ca = ca();
     let server = Server::echo(identity(&ca, "server")).await;
@@ -83,7 +83,7 @@ async fn a_hundred_tunnels_fill_a_connection() {
     assert_eq!(get(&originator.counters().connects_retried), 0);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
 async fn full_connections_are_waited_for() {
     let ca = ca();
     let server = Server::echo(identity(&ca, "server")).await;
@@ -149,7 +149,7 @@ async fn the_peers_limit_counts_too() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
 async fn a_burst_above_an_unknown_limit_is_tried_again() {
     let ca = ca();
     let server = RawServer::start(identity(&ca, "server"), |builder| {
@@ -393,7 +393,7 @@ async fn the_connect_carries_authority_and_headers() {
     assert!(matches!(bad, Err(ConnectError::Authority(_))));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
 async fn goaway_in_use_fails_no_connect() {
     let ca = ca();
     let identity_of_server = identity(&ca, "server");

@@ -52,7 +52,7 @@ async fn read_all(reader: &mut TunnelReader) -> io::Result<Bytes> {
     Ok(all.freeze())
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
 async fn large_transfers_both_ways_at_once() {
     for batch in [true, false] {
         let terminator = TerminatorConfig { batch, ..Default::default() };
@@ -83,7 +83,7 @@ async fn large_transfers_both_ways_at_once() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
 async fn small_windows_only_slow_it_down() {
     let terminator = TerminatorConfig {
         initial_stream_window: 1000,
@@ -134,7 +134,7 @@ async fn half_close_from_the_server() {
     assert_eq!(read_all(server.reader()).await.unwrap(), "upload");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
 async fn a_reset_arrives_with_its_code() {
     let (mut client, mut server, _ends) = pair().await;
     client.writer().reset(Reason::INTERNAL_ERROR);

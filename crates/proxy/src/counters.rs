@@ -110,20 +110,70 @@ impl Counters {
         } = self;
         vec![
             ("cairn_connections", "HBONE connections that are open.", false, connections.get()),
-            ("cairn_connections_shed_total", "HBONE connections closed before TLS because there were too many.", true, connections_shed.get()),
+            (
+                "cairn_connections_shed_total",
+                "HBONE connections closed before TLS because there were too many.",
+                true,
+                connections_shed.get(),
+            ),
             ("cairn_tunnels", "Tunnels that are open.", false, tunnels.get()),
-            ("cairn_tunnels_http1_total", "Tunnels that carried HTTP/1.1.", true, tunnels_http1.get()),
-            ("cairn_tunnels_http2_total", "Tunnels that carried HTTP/2.", true, tunnels_http2.get()),
-            ("cairn_tunnels_tcp_total", "Tunnels that carried opaque bytes.", true, tunnels_tcp.get()),
-            ("cairn_unknown_destinations_total", "CONNECTs for a destination that nobody has.", true, unknown_destinations.get()),
-            ("cairn_denied_tunnels_total", "CONNECTs that a policy refused.", true, denied_tunnels.get()),
-            ("cairn_requests_in_flight", "Requests whose response is not over.", false, requests_in_flight.get()),
+            (
+                "cairn_tunnels_http1_total",
+                "Tunnels that carried HTTP/1.1.",
+                true,
+                tunnels_http1.get(),
+            ),
+            (
+                "cairn_tunnels_http2_total",
+                "Tunnels that carried HTTP/2.",
+                true,
+                tunnels_http2.get(),
+            ),
+            (
+                "cairn_tunnels_tcp_total",
+                "Tunnels that carried opaque bytes.",
+                true,
+                tunnels_tcp.get(),
+            ),
+            (
+                "cairn_unknown_destinations_total",
+                "CONNECTs for a destination that nobody has.",
+                true,
+                unknown_destinations.get(),
+            ),
+            (
+                "cairn_denied_tunnels_total",
+                "CONNECTs that a policy refused.",
+                true,
+                denied_tunnels.get(),
+            ),
+            (
+                "cairn_requests_in_flight",
+                "Requests whose response is not over.",
+                false,
+                requests_in_flight.get(),
+            ),
             ("cairn_requests_total", "Requests begun.", true, requests.get()),
-            ("cairn_refused_heads_total", "Requests whose head was refused.", true, refused_heads.get()),
+            (
+                "cairn_refused_heads_total",
+                "Requests whose head was refused.",
+                true,
+                refused_heads.get(),
+            ),
             ("cairn_retries_total", "Tries after the first.", true, retries.get()),
             ("cairn_mirrored_total", "Mirrored requests.", true, mirrored.get()),
-            ("cairn_mirrors_shed_total", "Requests not mirrored because too many mirrors were in flight.", true, mirrors_shed.get()),
-            ("cairn_snapshots_total", "Configuration snapshots that were published.", true, snapshots.get()),
+            (
+                "cairn_mirrors_shed_total",
+                "Requests not mirrored because too many mirrors were in flight.",
+                true,
+                mirrors_shed.get(),
+            ),
+            (
+                "cairn_snapshots_total",
+                "Configuration snapshots that were published.",
+                true,
+                snapshots.get(),
+            ),
         ]
     }
 }

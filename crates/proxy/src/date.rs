@@ -11,9 +11,7 @@ thread_local! {
 /// The time now (RFC 9110 §5.6.7).
 pub(crate) fn now() -> HeaderValue {
     let now = SystemTime::now();
-    let second = now
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs());
+    let second = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     LAST.with_borrow_mut(|(at, value)| {
         if *at != second {
             *at = second;

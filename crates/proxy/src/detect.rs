@@ -35,7 +35,10 @@ pub(crate) struct Question {
 }
 
 /// Reads as much as it takes. The bytes read come back with the answer; `None`: the client left without a byte.
-pub(crate) async fn detect(stream: &mut TunnelStream, question: Question) -> Option<(Protocol, Bytes)> {
+pub(crate) async fn detect(
+    stream: &mut TunnelStream,
+    question: Question,
+) -> Option<(Protocol, Bytes)> {
     let mut buffer = HeadBuffer::default();
     let reading = async {
         loop {
@@ -65,11 +68,7 @@ pub(crate) async fn detect(stream: &mut TunnelStream, question: Question) -> Opt
 }
 
 fn fallback(question: Question) -> Protocol {
-    if question.http_only {
-        Protocol::Http1
-    } else {
-        Protocol::Other
-    }
+    if question.http_only { Protocol::Http1 } else { Protocol::Other }
 }
 
 /// `None`: more bytes are needed.
@@ -104,11 +103,7 @@ mod tests {
     use super::*;
 
     fn ask(http_only: bool) -> Question {
-        Question {
-            http_only,
-            http_10: false,
-            patience: Duration::ZERO,
-        }
+        Question { http_only, http_10: false, patience: Duration::ZERO }
     }
 
     #[test]

@@ -45,11 +45,7 @@ impl Engine {
             .join()
             .map_err(|_| io::Error::other("the proxy engine did not start"))??;
         let (never, shutdown) = watch::channel(false);
-        Ok(Arc::new(Engine {
-            proxy,
-            shutdown,
-            _never: never,
-        }))
+        Ok(Arc::new(Engine { proxy, shutdown, _never: never }))
     }
 
     /// One request; returns when its response is over or given up.
@@ -61,9 +57,7 @@ impl Engine {
 }
 
 fn extract() -> io::Result<Arc<Proxy>> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let listener = TcpListener::bind(("127.0.0.1", 0)).map_err(no_loopback)?;
         listener.set_nonblocking(true)?;
@@ -72,11 +66,8 @@ fn extract() -> io::Result<Arc<Proxy>> {
         fds.add(address.to_string(), listener.into_raw_fd());
 
         let (give, mut take) = tokio::sync::mpsc::channel::<Arc<Proxy>>(1);
-        let conf = Arc::new(ServerConf {
-            max_retries: MAX_TRIES,
-            threads: 1,
-            ..ServerConf::default()
-        });
+        let conf =
+            Arc::new(ServerConf { max_retries: MAX_TRIES, threads: 1, ..ServerConf::default() });
         let mut options = HttpServerOptions::default();
         options.force_custom = true;
         let mut service = ProxyServiceBuilder::new(&conf, Hooks)
@@ -98,9 +89,7 @@ fn extract() -> io::Result<Arc<Proxy>> {
         let fds = Some(Arc::new(parking_lot::Mutex::new(fds)));
         let taken = async {
             let _stream = tokio::net::TcpStream::connect(address).await.map_err(no_loopback)?;
-            take.recv()
-                .await
-                .ok_or_else(|| io::Error::other("the proxy engine gave nothing"))
+            take.recv().await.ok_or_else(|| io::Error::other("the proxy engine gave nothing"))
         };
         tokio::select! {
             () = pingora_core::services::Service::start_service(&mut service, fds, shutdown, 1) => {

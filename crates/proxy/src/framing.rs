@@ -85,10 +85,7 @@ impl BodyDecoder {
                 BodyLength::Empty | BodyLength::Sized(0) => State::Done,
                 BodyLength::Sized(bytes) => State::Sized(bytes),
                 BodyLength::UntilClose => State::UntilClose,
-                BodyLength::Chunked => State::Size {
-                    value: 0,
-                    digits: 0,
-                },
+                BodyLength::Chunked => State::Size { value: 0, digits: 0 },
             },
         }
     }
@@ -210,7 +207,8 @@ fn parse_trailers(lines: &[u8]) -> Result<Option<Box<HeaderMap>>, FramingError> 
     };
     let mut trailers = HeaderMap::with_capacity(fields.len());
     for field in fields {
-        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| FramingError::Trailers)?;
+        let name =
+            HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| FramingError::Trailers)?;
         let value = HeaderValue::from_bytes(field.value).map_err(|_| FramingError::Trailers)?;
         if is_trailer(&name) {
             trailers.append(name, value);
@@ -263,17 +261,19 @@ impl BodyEncoder {
 
     /// Encodes a part into `out`; returns bytes that go behind `out` uncopied.
     /// `Err` when the body is longer than announced.
-    pub(crate) fn data(&mut self, out: &mut BytesMut, data: Bytes) -> Result<Option<Bytes>, FramingError> {
+    pub(crate) fn data(
+        &mut self,
+        out: &mut BytesMut,
+        data: Bytes,
+    ) -> Result<Option<Bytes>, FramingError> {
         if data.is_empty() || self.finished {
             return Ok(None);
         }
         match self.length {
             BodyLength::Empty => return Err(FramingError::Truncated),
             BodyLength::Sized(_) => {
-                self.left = self
-                    .left
-                    .checked_sub(data.len() as u64)
-                    .ok_or(FramingError::Truncated)?;
+                self.left =
+                    self.left.checked_sub(data.len() as u64).ok_or(FramingError::Truncated)?;
             }
             BodyLength::Chunked => put_chunk_size(out, data.len()),
             BodyLength::UntilClose => {}
@@ -297,7 +297,11 @@ impl BodyEncoder {
     }
 
     /// Ends the message. `Err` when it is shorter than announced.
-    pub(crate) fn finish(&mut self, out: &mut BytesMut, trailers: Option<&HeaderMap>) -> Result<(), FramingError> {
+    pub(crate) fn finish(
+        &mut self,
+        out: &mut BytesMut,
+        trailers: Option<&HeaderMap>,
+    ) -> Result<(), FramingError> {
         if self.finished {
             return Ok(());
         }
@@ -342,7 +346,10 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn decode_all(length: BodyLength, parts: &[&[u8]]) -> Result<(Vec<u8>, Option<HeaderMap>, bool), FramingError> {
+    fn decode_all(
+        length: BodyLength,
+        parts: &[&[u8]],
+    ) -> Result<(Vec<u8>, Option<HeaderMap>, bool), FramingError> {
         let mut decoder = BodyDecoder::new(length);
         let mut body = Vec::new();
         for part in parts {
@@ -395,14 +402,20 @@ mod tests {
         assert_eq!(decoder.decode(&mut input).unwrap(), Decoded::Data(Bytes::from_static(b"abc")));
         assert!(decoder.is_done());
         assert_eq!(input, "GET");
-        assert_eq!(BodyDecoder::new(BodyLength::Sized(1)).end_of_stream(), Err(FramingError::Truncated));
+        assert_eq!(
+            BodyDecoder::new(BodyLength::Sized(1)).end_of_stream(),
+            Err(FramingError::Truncated)
+        );
     }
 
     #[test]
     fn an_encoder_keeps_to_the_announced_length() {
         let mut out = BytesMut::new();
         let mut encoder = BodyEncoder::new(BodyLength::Sized(2));
-        assert_eq!(encoder.data(&mut out, Bytes::from_static(b"abc")), Err(FramingError::Truncated));
+        assert_eq!(
+            encoder.data(&mut out, Bytes::from_static(b"abc")),
+            Err(FramingError::Truncated)
+        );
         let mut encoder = BodyEncoder::new(BodyLength::Sized(2));
         encoder.data(&mut out, Bytes::from_static(b"a")).unwrap();
         assert_eq!(encoder.finish(&mut out, None), Err(FramingError::Truncated));

@@ -118,10 +118,7 @@ pub(crate) struct HeadBuffer {
 impl HeadBuffer {
     /// Continues with what followed the last message.
     pub(crate) fn new(rest: Bytes) -> Self {
-        HeadBuffer {
-            whole: rest,
-            parts: BytesMut::new(),
-        }
+        HeadBuffer { whole: rest, parts: BytesMut::new() }
     }
 
     /// Adds what has arrived.
@@ -292,9 +289,7 @@ fn fields(head: &Bytes, fields: &[httparse::Header<'_>]) -> Result<HeaderMap, He
             HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| HeadError::Malformed)?;
         let value = HeaderValue::from_maybe_shared(head.slice_ref(field.value))
             .map_err(|_| HeadError::Malformed)?;
-        headers
-            .try_append(name, value)
-            .map_err(|_| HeadError::TooManyHeaders)?;
+        headers.try_append(name, value).map_err(|_| HeadError::TooManyHeaders)?;
     }
     Ok(headers)
 }
@@ -347,13 +342,10 @@ fn origin_form(
 /// Lists, user information, paths and white space have no place in `Host`.
 fn check_host(host: &HeaderValue) -> Result<(), HeadError> {
     let allowed = |byte: &u8| {
-        byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b':' | b'[' | b']' | b'%' | b'~')
+        byte.is_ascii_alphanumeric()
+            || matches!(byte, b'.' | b'-' | b'_' | b':' | b'[' | b']' | b'%' | b'~')
     };
-    if host.as_bytes().iter().all(allowed) {
-        Ok(())
-    } else {
-        Err(HeadError::Host)
-    }
+    if host.as_bytes().iter().all(allowed) { Ok(()) } else { Err(HeadError::Host) }
 }
 
 fn content_length(headers: &HeaderMap) -> Result<Option<u64>, HeadError> {
@@ -441,10 +433,7 @@ impl ConnectionTokens {
 
 /// For fuzzing: parses foreign bytes as a request; must not panic.
 pub fn fuzz_request(bytes: &[u8]) {
-    let limits = HeadLimits {
-        bytes: 60 * 1024,
-        fields: 100,
-    };
+    let limits = HeadLimits { bytes: 60 * 1024, fields: 100 };
     let mut input = Bytes::copy_from_slice(bytes);
     let _parsed = parse_request(&mut input, limits);
 }
@@ -452,10 +441,7 @@ pub fn fuzz_request(bytes: &[u8]) {
 /// For fuzzing: reads foreign bytes as a response and its body; must not panic.
 pub fn fuzz_response(bytes: &[u8]) {
     use crate::framing::{BodyDecoder, Decoded};
-    let limits = HeadLimits {
-        bytes: 60 * 1024,
-        fields: 100,
-    };
+    let limits = HeadLimits { bytes: 60 * 1024, fields: 100 };
     let mut input = Bytes::copy_from_slice(bytes);
     if let Ok(Some(head)) = parse_response(&mut input, limits, &Method::GET) {
         let mut body = BodyDecoder::new(head.body);
@@ -469,10 +455,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const LIMITS: HeadLimits = HeadLimits {
-        bytes: 1024,
-        fields: 5,
-    };
+    const LIMITS: HeadLimits = HeadLimits { bytes: 1024, fields: 5 };
 
     fn request(text: &str) -> Result<Option<RequestHead>, HeadError> {
         parse_request(&mut Bytes::copy_from_slice(text.as_bytes()), LIMITS)
@@ -480,7 +463,9 @@ mod tests {
 
     #[test]
     fn a_request_is_taken_off_its_bytes() {
-        let mut input = Bytes::from_static(b"\r\nPOST /a?b HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabcGET");
+        let mut input = Bytes::from_static(
+            b"\r\nPOST /a?b HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabcGET",
+        );
         let head = parse_request(&mut input, LIMITS).unwrap().unwrap();
         assert_eq!(head.uri, "/a?b");
         assert_eq!(head.body, BodyLength::Sized(3));
@@ -499,27 +484,49 @@ mod tests {
             ("GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", HeadError::Host),
             ("GET / HTTP/1.1\r\nHost: a, b\r\n\r\n", HeadError::Host),
             ("GET http://b/ HTTP/1.1\r\nHost: a\r\n\r\n", HeadError::Host),
-            ("GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", HeadError::Ambiguous),
-            ("GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\n", HeadError::Ambiguous),
+            (
+                "GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+                HeadError::Ambiguous,
+            ),
+            (
+                "GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\n",
+                HeadError::Ambiguous,
+            ),
             ("GET / HTTP/1.1\r\nHost: a\r\nContent-Length: +1\r\n\r\n", HeadError::Ambiguous),
             ("GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 1, 1\r\n\r\n", HeadError::Ambiguous),
-            ("GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", HeadError::Ambiguous),
-            ("GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n", HeadError::Ambiguous),
-            ("GET / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n", HeadError::Ambiguous),
+            (
+                "GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
+                HeadError::Ambiguous,
+            ),
+            (
+                "GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n",
+                HeadError::Ambiguous,
+            ),
+            (
+                "GET / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n",
+                HeadError::Ambiguous,
+            ),
             ("CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n", HeadError::Connect),
             ("GET a HTTP/1.1\r\nHost: a\r\n\r\n", HeadError::Target),
             ("GET /#f HTTP/1.1\r\nHost: a\r\n\r\n", HeadError::Target),
             ("GET * HTTP/1.1\r\nHost: a\r\n\r\n", HeadError::Target),
-            ("GET / HTTP/1.1\r\nHost: a\r\nb: 1\r\nc: 1\r\nd: 1\r\ne: 1\r\nf: 1\r\n\r\n", HeadError::TooManyHeaders),
+            (
+                "GET / HTTP/1.1\r\nHost: a\r\nb: 1\r\nc: 1\r\nd: 1\r\ne: 1\r\nf: 1\r\n\r\n",
+                HeadError::TooManyHeaders,
+            ),
         ] {
             assert_eq!(request(text).unwrap_err(), error, "{text:?}");
         }
-        assert_eq!(request(&format!("GET /{}", "a".repeat(2000))).unwrap_err(), HeadError::TooLarge);
+        assert_eq!(
+            request(&format!("GET /{}", "a".repeat(2000))).unwrap_err(),
+            HeadError::TooLarge
+        );
     }
 
     #[test]
     fn absolute_form_gives_host_and_path() {
-        let head = request("GET http://a:8080/x?y HTTP/1.1\r\nHost: A:8080\r\n\r\n").unwrap().unwrap();
+        let head =
+            request("GET http://a:8080/x?y HTTP/1.1\r\nHost: A:8080\r\n\r\n").unwrap().unwrap();
         assert_eq!(head.uri, "/x?y");
         assert_eq!(head.headers.get("host").unwrap(), "a:8080");
     }
@@ -534,7 +541,11 @@ mod tests {
             ("HTTP/1.1 101 Up\r\nconnection: upgrade\r\n\r\n", Method::GET, BodyLength::UntilClose),
         ] {
             let mut input = Bytes::copy_from_slice(text.as_bytes());
-            assert_eq!(parse_response(&mut input, LIMITS, &method).unwrap().unwrap().body, body, "{text:?}");
+            assert_eq!(
+                parse_response(&mut input, LIMITS, &method).unwrap().unwrap().body,
+                body,
+                "{text:?}"
+            );
         }
     }
 

@@ -19,10 +19,10 @@ use crate::upstream::Attempt;
 use async_trait::async_trait;
 use bytes::Bytes;
 use cairn_router::action::Forward;
-use cairn_router::route::RouteAction;
 use cairn_router::destination::{HttpChain, HttpFilter};
 use cairn_router::path;
 use cairn_router::request::RequestView;
+use cairn_router::route::RouteAction;
 use cairn_router::spec::ClusterProtocol;
 use cairn_telemetry::ResponseFlags;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, Version, header};
@@ -104,7 +104,11 @@ fn normalise(request: &mut RequestHeader, chain: &HttpChain) -> Result<(), Local
 }
 
 /// Policies in order; the first refusal ends the request.
-fn authorize(inbound: &Inbound, chain: &HttpChain, request: &RequestHeader) -> Result<(), LocalReply> {
+fn authorize(
+    inbound: &Inbound,
+    chain: &HttpChain,
+    request: &RequestHeader,
+) -> Result<(), LocalReply> {
     let connection = inbound.link.connection();
     let request = view(request);
     for filter in &chain.filters {
@@ -143,9 +147,8 @@ fn admit(ctx: &mut Exchange, inbound: &Inbound) -> Result<(), LocalReply> {
         ));
         return Err(reply);
     }
-    ctx.in_flight = Some(Raised::new(Arc::clone(counters), |counters| {
-        &counters.requests_in_flight
-    }));
+    ctx.in_flight =
+        Some(Raised::new(Arc::clone(counters), |counters| &counters.requests_in_flight));
     Ok(())
 }
 
@@ -176,7 +179,8 @@ fn local_answer(routed: &Routed, request: &RequestHeader) -> Option<LocalReply> 
         RouteAction::Forward(_) => None,
         RouteAction::Redirect(redirect) => {
             let location = redirect.location(&routed.route, &view(request));
-            let mut reply = LocalReply::new(redirect.status, "", ResponseFlags::NONE, "direct_response");
+            let mut reply =
+                LocalReply::new(redirect.status, "", ResponseFlags::NONE, "direct_response");
             if let Ok(location) = HeaderValue::from_str(&location) {
                 reply.headers.push((header::LOCATION, location));
             }
@@ -193,11 +197,7 @@ fn local_answer(routed: &Routed, request: &RequestHeader) -> Option<LocalReply> 
 
 /// The route's timeout, or the client's gRPC deadline where the route honours it.
 fn timeout_of(forward: &Forward, grpc: bool, headers: &HeaderMap) -> Option<Duration> {
-    if grpc {
-        forward.grpc_timeout(grpc::timeout_in(headers))
-    } else {
-        forward.timeout
-    }
+    if grpc { forward.grpc_timeout(grpc::timeout_in(headers)) } else { forward.timeout }
 }
 
 /// Draws the cluster, once per request.
@@ -236,12 +236,14 @@ fn no_endpoint() -> LocalReply {
 }
 
 /// Picks an endpoint and begins a try at it.
-fn begin_try(ctx: &mut Exchange, inbound: Arc<Inbound>, version: Version) -> Result<(), LocalReply> {
-    let Some((cluster, forward)) = ctx
-        .routed
-        .as_ref()
-        .and_then(|routed| Some((Arc::clone(routed.cluster.as_ref()?), Arc::clone(routed.forward.as_ref()?))))
-    else {
+fn begin_try(
+    ctx: &mut Exchange,
+    inbound: Arc<Inbound>,
+    version: Version,
+) -> Result<(), LocalReply> {
+    let Some((cluster, forward)) = ctx.routed.as_ref().and_then(|routed| {
+        Some((Arc::clone(routed.cluster.as_ref()?), Arc::clone(routed.forward.as_ref()?)))
+    }) else {
         return Err(no_endpoint());
     };
     let retry = forward.retry.as_ref();
@@ -251,19 +253,15 @@ fn begin_try(ctx: &mut Exchange, inbound: Arc<Inbound>, version: Version) -> Res
     } else {
         &[]
     };
-    let endpoint = cluster
-        .pick(rand::random, avoided, draws)
-        .cloned()
-        .ok_or_else(no_endpoint)?;
+    let endpoint = cluster.pick(rand::random, avoided, draws).cloned().ok_or_else(no_endpoint)?;
     let http2 = match cluster.protocol {
         ClusterProtocol::Http1 => false,
         ClusterProtocol::Http2 => true,
         ClusterProtocol::Downstream => version == Version::HTTP_2,
     };
     let now = Instant::now();
-    let per_try = retry
-        .and_then(|retry| retry.per_try_timeout)
-        .map(|timeout| (now + timeout).into());
+    let per_try =
+        retry.and_then(|retry| retry.per_try_timeout).map(|timeout| (now + timeout).into());
     ctx.tries.active = Some(endpoint.begin());
     ctx.tries.begun += 1;
     ctx.tries.begun_at = Some(now);
@@ -282,7 +280,12 @@ fn finalize_request(ctx: &Exchange, request: &mut RequestHeader, client: &Reques
 }
 
 /// Everything that we and the route change in a response.
-fn finalize_response(ctx: &Exchange, chain: &HttpChain, response: &mut ResponseHeader, client: &RequestHeader) -> Result<()> {
+fn finalize_response(
+    ctx: &Exchange,
+    chain: &HttpChain,
+    response: &mut ResponseHeader,
+    client: &RequestHeader,
+) -> Result<()> {
     headers::strip_response_hop(response)?;
     response.insert_header(header::SERVER, chain.server.clone())?;
     if !response.headers.contains_key(header::DATE) {
@@ -290,7 +293,10 @@ fn finalize_response(ctx: &Exchange, chain: &HttpChain, response: &mut ResponseH
     }
     if let Some(begun) = ctx.tries.begun_at {
         let millis = begun.elapsed().as_millis();
-        response.insert_header(SERVICE_TIME, HeaderValue::from(u64::try_from(millis).unwrap_or(u64::MAX)))?;
+        response.insert_header(
+            SERVICE_TIME,
+            HeaderValue::from(u64::try_from(millis).unwrap_or(u64::MAX)),
+        )?;
     }
     apply_response_ops(ctx, response, client);
     Ok(())
@@ -302,7 +308,12 @@ fn apply_response_ops(ctx: &Exchange, response: &mut ResponseHeader, client: &Re
         let mut context = ctx.format_context(client.version);
         context.virtual_host_name = Some(&matched.virtual_host.name);
         context.response_code = Some(response.status.as_u16());
-        matched.finalize_response(ctx.weighted(), &mut ResponseHeaders(response), &Seen(client), &context);
+        matched.finalize_response(
+            ctx.weighted(),
+            &mut ResponseHeaders(response),
+            &Seen(client),
+            &context,
+        );
     }
 }
 
@@ -316,11 +327,7 @@ async fn send_reply(session: &mut Session, ctx: &mut Exchange, reply: &LocalRepl
     };
     let request = session.req_header();
     let direct = reply.details == "direct_response";
-    let form = Form {
-        grpc: ctx.grpc && !direct,
-        method: &request.method,
-        server: &server,
-    };
+    let form = Form { grpc: ctx.grpc && !direct, method: &request.method, server: &server };
     let (mut head, body) = reply.render(form)?;
     if ctx.grpc && !direct {
         ctx.grpc_status = Some(grpc::status_of(reply.status));
@@ -333,9 +340,9 @@ async fn send_reply(session: &mut Session, ctx: &mut Exchange, reply: &LocalRepl
 
 /// Whether the client has got the head of a final response already.
 fn is_answered(session: &Session) -> bool {
-    session
-        .response_written()
-        .is_some_and(|head| !head.status.is_informational() || head.status == StatusCode::SWITCHING_PROTOCOLS)
+    session.response_written().is_some_and(|head| {
+        !head.status.is_informational() || head.status == StatusCode::SWITCHING_PROTOCOLS
+    })
 }
 
 #[async_trait]
@@ -364,7 +371,12 @@ impl ProxyHttp for Hooks {
             let upgrade = session.req_header().headers.get(header::UPGRADE);
             let token = upgrade.and_then(|token| token.to_str().ok()).unwrap_or_default();
             if !chain.allows_upgrade(token) {
-                let reply = LocalReply::new(StatusCode::FORBIDDEN, "", ResponseFlags::NONE, "upgrade_failed");
+                let reply = LocalReply::new(
+                    StatusCode::FORBIDDEN,
+                    "",
+                    ResponseFlags::NONE,
+                    "upgrade_failed",
+                );
                 return Err(answer(ctx, reply));
             }
         }
@@ -380,6 +392,9 @@ impl ProxyHttp for Hooks {
         let Some(forward) = forward else {
             return Err(gone());
         };
+        if let Some(timeout) = forward.idle_timeout {
+            inbound.bound_silence(timeout);
+        }
         if forward.retry.is_some() {
             inbound.keep_for_replay(inbound.link.instance.limits().max_replay);
         }
@@ -422,7 +437,11 @@ impl ProxyHttp for Hooks {
         Ok(())
     }
 
-    async fn upstream_peer(&self, session: &mut Session, ctx: &mut Exchange) -> Result<Box<HttpPeer>> {
+    async fn upstream_peer(
+        &self,
+        session: &mut Session,
+        ctx: &mut Exchange,
+    ) -> Result<Box<HttpPeer>> {
         if let Some(pause) = ctx.tries.pause.take() {
             tokio::time::sleep(pause).await;
         }
@@ -446,12 +465,9 @@ impl ProxyHttp for Hooks {
         headers::strip_hop(request, session.is_upgrade_req())?;
         finalize_request(ctx, request, session.req_header());
         let inbound = &attempt.inbound;
-        let timeout = ctx
-            .forward()
-            .and_then(|forward| timeout_of(forward, ctx.grpc, &request.headers));
-        let per_try = ctx
-            .forward()
-            .and_then(|forward| forward.retry.as_ref()?.per_try_timeout);
+        let timeout =
+            ctx.forward().and_then(|forward| timeout_of(forward, ctx.grpc, &request.headers));
+        let per_try = ctx.forward().and_then(|forward| forward.retry.as_ref()?.per_try_timeout);
         if let Some(expected) = per_try.or(timeout).filter(|timeout| !timeout.is_zero()) {
             let millis = u64::try_from(expected.as_millis()).unwrap_or(u64::MAX);
             request.insert_header(EXPECTED_TIMEOUT, HeaderValue::from(millis))?;
@@ -477,11 +493,13 @@ impl ProxyHttp for Hooks {
         response: &mut ResponseHeader,
         ctx: &mut Exchange,
     ) -> Result<()> {
-        if response.status.is_informational() && response.status != StatusCode::SWITCHING_PROTOCOLS {
+        if response.status.is_informational() && response.status != StatusCode::SWITCHING_PROTOCOLS
+        {
             return Ok(());
         }
         if retry::after_response(session, response, ctx) {
-            let mut error = Error::explain(ErrorType::new("Retry"), "the response is retried").into_up();
+            let mut error =
+                Error::explain(ErrorType::new("Retry"), "the response is retried").into_up();
             error.set_retry(true);
             return Err(error);
         }
@@ -499,7 +517,8 @@ impl ProxyHttp for Hooks {
         response: &mut ResponseHeader,
         ctx: &mut Exchange,
     ) -> Result<()> {
-        if response.status.is_informational() && response.status != StatusCode::SWITCHING_PROTOCOLS {
+        if response.status.is_informational() && response.status != StatusCode::SWITCHING_PROTOCOLS
+        {
             return headers::strip_response_hop(response);
         }
         let inbound = inbound(ctx)?;
@@ -537,11 +556,13 @@ impl ProxyHttp for Hooks {
         error
     }
 
-    async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Exchange) -> FailToProxy {
-        let nothing = FailToProxy {
-            error_code: 0,
-            can_reuse_downstream: true,
-        };
+    async fn fail_to_proxy(
+        &self,
+        session: &mut Session,
+        error: &Error,
+        ctx: &mut Exchange,
+    ) -> FailToProxy {
+        let nothing = FailToProxy { error_code: 0, can_reuse_downstream: true };
         if is_answered(session) {
             record::cut_short(ctx, error);
             return nothing;
@@ -570,10 +591,7 @@ impl ProxyHttp for Hooks {
         if let Err(error) = send_reply(session, ctx, &reply).await {
             record::cut_short(ctx, &error);
         }
-        FailToProxy {
-            error_code: reply.status.as_u16(),
-            can_reuse_downstream: true,
-        }
+        FailToProxy { error_code: reply.status.as_u16(), can_reuse_downstream: true }
     }
 
     async fn logging(&self, session: &mut Session, _error: Option<&Error>, ctx: &mut Exchange) {

@@ -2,6 +2,7 @@
 
 use crate::counters::Counters;
 use crate::limits::Limits;
+use crate::metrics;
 use crate::upstream::{ClusterTls, EndpointPool};
 use arc_swap::{ArcSwap, Guard};
 use cairn_hbone::{Originator, OriginatorCounters, Peer, TerminatorCounters, Tunnel};
@@ -49,7 +50,7 @@ pub struct MeshInstance {
 impl MeshInstance {
     /// Without any destination until a snapshot is published.
     pub fn new(config: InstanceConfig, identity: Identity, telemetry: Arc<Telemetry>) -> Arc<Self> {
-        Arc::new(MeshInstance {
+        let instance = Arc::new(MeshInstance {
             config,
             identity,
             telemetry,
@@ -61,7 +62,9 @@ impl MeshInstance {
             counters: Arc::default(),
             terminator_counters: Arc::default(),
             originator_counters: Arc::default(),
-        })
+        });
+        metrics::register(&instance);
+        instance
     }
 
     /// Makes `mesh` the snapshot by which requests are handled from here on; those in flight keep theirs.
@@ -239,9 +242,7 @@ pub(crate) fn destination_labels(mesh: &Mesh, endpoint: &Endpoint) -> Option<Arc
     struct Known(ArcSwap<(Option<Arc<Workload>>, Arc<WorkloadLabels>)>);
 
     let workload = mesh.workload(endpoint.address.ip())?;
-    let known = endpoint
-        .state
-        .extension(|| Known(ArcSwap::from_pointee((None, Arc::default()))));
+    let known = endpoint.state.extension(|| Known(ArcSwap::from_pointee((None, Arc::default()))));
     let current = known.0.load();
     if let Some(described) = &current.0
         && Arc::ptr_eq(described, workload)
@@ -249,9 +250,7 @@ pub(crate) fn destination_labels(mesh: &Mesh, endpoint: &Endpoint) -> Option<Arc
         return Some(Arc::clone(&current.1));
     }
     let labels = Arc::new(labels_of(workload));
-    known
-        .0
-        .store(Arc::new((Some(Arc::clone(workload)), Arc::clone(&labels))));
+    known.0.store(Arc::new((Some(Arc::clone(workload)), Arc::clone(&labels))));
     Some(labels)
 }
 

@@ -23,10 +23,7 @@ pub(crate) enum ByteReader {
     /// Of an HBONE tunnel.
     Tunnel(TunnelReader),
     /// Of a socket.
-    Socket {
-        io: ReadHalf<Box<dyn Duplex>>,
-        buffer: BytesMut,
-    },
+    Socket { io: ReadHalf<Box<dyn Duplex>>, buffer: BytesMut },
 }
 
 /// The sending half.
@@ -47,13 +44,7 @@ pub(crate) fn from_tunnel(stream: TunnelStream) -> (ByteReader, ByteWriter) {
 pub(crate) fn from_socket(io: impl Duplex + 'static) -> (ByteReader, ByteWriter) {
     let io: Box<dyn Duplex> = Box::new(io);
     let (read, write) = tokio::io::split(io);
-    (
-        ByteReader::Socket {
-            io: read,
-            buffer: BytesMut::new(),
-        },
-        ByteWriter::Socket(write),
-    )
+    (ByteReader::Socket { io: read, buffer: BytesMut::new() }, ByteWriter::Socket(write))
 }
 
 impl ByteReader {
@@ -85,22 +76,28 @@ impl ByteReader {
     pub(crate) fn is_idle(&mut self) -> bool {
         match self {
             ByteReader::Tunnel(reader) => matches!(reader.probe(), Probe::Idle),
-            ByteReader::Socket { .. } => self
-                .poll_chunk(&mut Context::from_waker(Waker::noop()))
-                .is_pending(),
+            ByteReader::Socket { .. } => {
+                self.poll_chunk(&mut Context::from_waker(Waker::noop())).is_pending()
+            }
         }
     }
 }
 
 impl ByteWriter {
     /// Hands all of `chunk` to the transport; pending while flow control or the socket is full.
-    pub(crate) fn poll_write(&mut self, cx: &mut Context<'_>, chunk: &mut Bytes) -> Poll<io::Result<()>> {
+    pub(crate) fn poll_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        chunk: &mut Bytes,
+    ) -> Poll<io::Result<()>> {
         match self {
             ByteWriter::Tunnel(writer) => writer.poll_write_chunk(cx, chunk),
             ByteWriter::Socket(io) => {
                 while !chunk.is_empty() {
                     match Pin::new(&mut *io).poll_write(cx, chunk) {
-                        Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                        Poll::Ready(Ok(0)) => {
+                            return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+                        }
                         Poll::Ready(Ok(written)) => chunk.advance(written),
                         Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                         Poll::Pending => return Poll::Pending,

@@ -26,6 +26,7 @@ mod instance;
 mod io;
 mod limits;
 mod listener;
+mod metrics;
 mod mirror;
 mod record;
 mod reply;

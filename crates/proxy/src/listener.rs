@@ -22,7 +22,9 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The address could not be listened on.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {address} for mesh {mesh}: {source}; is the port taken, or the address not of this machine?")]
+#[error(
+    "cannot listen on {address} for mesh {mesh}: {source}; is the port taken, or the address not of this machine?"
+)]
 pub struct ListenError {
     /// The address.
     pub address: SocketAddr,
@@ -51,13 +53,12 @@ pub struct Drained {
 }
 
 /// Serves `instance` on `workers`, from the moment this returns.
-pub async fn listen(instance: Arc<MeshInstance>, workers: &Workers) -> Result<Running, ListenError> {
+pub async fn listen(
+    instance: Arc<MeshInstance>,
+    workers: &Workers,
+) -> Result<Running, ListenError> {
     let address = instance.listen();
-    let failed = |source| ListenError {
-        address,
-        mesh: instance.name().to_owned(),
-        source,
-    };
+    let failed = |source| ListenError { address, mesh: instance.name().to_owned(), source };
     let shared = Arc::clone(workers.shared());
     instance.prepare(shared.len());
     let listener = bind(address).map_err(failed)?;
@@ -159,27 +160,25 @@ impl Acceptor {
     }
 
     async fn serve(&self, tcp: TcpStream, peer: SocketAddr, worker: usize) {
-        let served = self
-            .terminator
-            .serve(tcp, peer, self.drain.clone(), |connect| {
-                let place = self.shared.place(worker);
-                let door = tunnel::Door {
-                    instance: &self.instance,
-                    engine: &self.shared.engine,
-                    drain: &self.drain,
-                    worker: place,
+        let served = self.terminator.serve(tcp, peer, self.drain.clone(), |connect| {
+            let place = self.shared.place(worker);
+            let door = tunnel::Door {
+                instance: &self.instance,
+                engine: &self.shared.engine,
+                drain: &self.drain,
+                worker: place,
+            };
+            if let Some(task) = door.open(connect) {
+                let cut = self.cut.clone();
+                let task = async move {
+                    tokio::select! {
+                        () = task => {}
+                        () = cut.cancelled() => {}
+                    }
                 };
-                if let Some(task) = door.open(connect) {
-                    let cut = self.cut.clone();
-                    let task = async move {
-                        tokio::select! {
-                            () = task => {}
-                            () = cut.cancelled() => {}
-                        }
-                    };
-                    self.shared.spawn_on(place, self.tasks.track_future(task));
-                }
-            });
+                self.shared.spawn_on(place, self.tasks.track_future(task));
+            }
+        });
         tokio::select! {
             served = served => {
                 if let Err(error) = served {

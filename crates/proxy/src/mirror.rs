@@ -44,7 +44,11 @@ impl Drop for Room {
 
 impl Mirror {
     /// Draws which mirrors of the route get a copy. `None`: none of them.
-    pub(crate) fn of(forward: &Forward, inbound: &Arc<Inbound>, head: &RequestHeader) -> Option<Box<Mirror>> {
+    pub(crate) fn of(
+        forward: &Forward,
+        inbound: &Arc<Inbound>,
+        head: &RequestHeader,
+    ) -> Option<Box<Mirror>> {
         let copies: Vec<Copy> = forward
             .mirrors
             .iter()
@@ -80,14 +84,7 @@ impl Mirror {
 
     /// Sends the copies.
     pub(crate) fn start(self: Box<Self>) {
-        let Mirror {
-            inbound,
-            head,
-            copies,
-            body,
-            too_long,
-            ..
-        } = *self;
+        let Mirror { inbound, head, copies, body, too_long, .. } = *self;
         let body = body.freeze();
         for copy in copies {
             let instance = &inbound.link.instance;
@@ -118,10 +115,8 @@ struct Prepared {
 impl Prepared {
     fn new(original: &Inbound, head: &RequestHeader, copy: &Copy, body: Bytes) -> Option<Self> {
         let endpoint = Arc::clone(copy.cluster.pick(rand::random, &[], 1)?);
-        let inbound = Arc::new(Inbound::new(
-            Arc::clone(&original.link),
-            Arc::clone(&original.resolved),
-        ));
+        let inbound =
+            Arc::new(Inbound::new(Arc::clone(&original.link), Arc::clone(&original.resolved)));
         let http2 = match copy.cluster.protocol {
             ClusterProtocol::Http1 => false,
             ClusterProtocol::Http2 => true,
@@ -143,11 +138,7 @@ impl Prepared {
         }
         head.remove_header(&header::EXPECT);
         head.extensions_mut().insert(attempt);
-        Some(Prepared {
-            inbound,
-            head,
-            body,
-        })
+        Some(Prepared { inbound, head, body })
     }
 
     async fn send(self) -> pingora_error::Result<()> {
@@ -168,9 +159,8 @@ impl Prepared {
         let read = async {
             loop {
                 upstream.read_response_header().await?;
-                let interim = upstream
-                    .response_header()
-                    .is_some_and(|head| head.status.is_informational());
+                let interim =
+                    upstream.response_header().is_some_and(|head| head.status.is_informational());
                 if !interim {
                     break;
                 }

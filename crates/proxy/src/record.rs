@@ -12,10 +12,9 @@ use std::borrow::Cow;
 /// Notes that a response, or the wait for one, ended in the middle.
 pub(crate) fn cut_short(ctx: &mut Exchange, error: &Error) {
     let (flag, details) = match error.esource() {
-        ErrorSource::Downstream => (
-            ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION,
-            "downstream_remote_disconnect",
-        ),
+        ErrorSource::Downstream => {
+            (ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION, "downstream_remote_disconnect")
+        }
         ErrorSource::Upstream => (
             ResponseFlags::UPSTREAM_CONNECTION_TERMINATION,
             "upstream_reset_after_response_started{connection_termination}",
@@ -39,16 +38,9 @@ pub(crate) fn request(session: &Session, ctx: &mut Exchange) {
     let destination = attempt.and_then(|attempt| destination_labels(mesh, &attempt.endpoint));
     let request = session.req_header();
     let text = |name: &http::HeaderName| {
-        request
-            .headers
-            .get(name)
-            .and_then(|value| value.to_str().ok())
-            .unwrap_or_default()
+        request.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
     };
-    let path = ctx
-        .original
-        .path_and_query()
-        .map_or("", |path_and_query| path_and_query.as_str());
+    let path = ctx.original.path_and_query().map_or("", |path_and_query| path_and_query.as_str());
     let event = RequestEvent {
         mesh: link.instance.name(),
         tenant: &inbound.resolved.destination.tenant.namespace,

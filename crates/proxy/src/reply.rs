@@ -83,9 +83,7 @@ impl LocalReply {
 
 /// Sends a reply.
 pub(crate) async fn send(session: &mut Session, head: ResponseHeader, body: Bytes) -> Result<()> {
-    session
-        .write_response_header(Box::new(head), body.is_empty())
-        .await?;
+    session.write_response_header(Box::new(head), body.is_empty()).await?;
     if !body.is_empty() {
         session.write_response_body(Some(body), true).await?;
     }
@@ -119,10 +117,7 @@ pub(crate) fn record_refused_head(link: &Link, error: HeadError) {
         response_code: error.status().as_u16(),
         flags: ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR,
         details: error.details(),
-        timings: Timings {
-            start: SystemTime::now(),
-            ..Timings::default()
-        },
+        timings: Timings { start: SystemTime::now(), ..Timings::default() },
         ..RequestEvent::default()
     });
 }

@@ -21,10 +21,7 @@ impl Resolved {
             Target::Host { host, port } => TargetRef::Host(host, *port),
         };
         let destination = Arc::clone(mesh.destination(&target)?);
-        Some(Resolved {
-            mesh: Arc::clone(mesh),
-            destination,
-        })
+        Some(Resolved { mesh: Arc::clone(mesh), destination })
     }
 
     /// Whether the destination's connection policies let this peer in.
@@ -34,7 +31,10 @@ impl Resolved {
 }
 
 /// Asks policies in order; the first refusal ends it, with Envoy's detail.
-pub(crate) fn allowed(policies: &[CompiledRbac], connection: &ConnectionView<'_>) -> Result<(), String> {
+pub(crate) fn allowed(
+    policies: &[CompiledRbac],
+    connection: &ConnectionView<'_>,
+) -> Result<(), String> {
     policies
         .iter()
         .find_map(|policy| policy.check_connection(connection).details())

@@ -31,7 +31,11 @@ fn is_replayable(session: &Session) -> bool {
     !session.as_ref().retry_buffer_truncated()
 }
 
-fn decide(session: &Session, ctx: &mut Exchange, fits: impl FnOnce(&RetryPolicy) -> bool) -> Verdict {
+fn decide(
+    session: &Session,
+    ctx: &mut Exchange,
+    fits: impl FnOnce(&RetryPolicy) -> bool,
+) -> Verdict {
     let Some(forward) = ctx.forward().cloned() else {
         return Verdict::No;
     };
@@ -67,16 +71,16 @@ fn again(ctx: &mut Exchange) {
 }
 
 /// Whether a response is thrown away and the request tried again.
-pub(crate) fn after_response(session: &Session, response: &ResponseHeader, ctx: &mut Exchange) -> bool {
+pub(crate) fn after_response(
+    session: &Session,
+    response: &ResponseHeader,
+    ctx: &mut Exchange,
+) -> bool {
     let status = response.status.as_u16();
     let grpc_status = ctx.grpc.then(|| grpc::status_in(&response.headers)).flatten();
     let limited = response.headers.contains_key(&RATE_LIMITED);
     let verdict = decide(session, ctx, |policy| {
-        if limited {
-            policy.on_rate_limited()
-        } else {
-            policy.on_status(status, grpc_status)
-        }
+        if limited { policy.on_rate_limited() } else { policy.on_status(status, grpc_status) }
     });
     if matches!(verdict, Verdict::UsedUp) {
         ctx.flags |= ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED;
@@ -112,7 +116,7 @@ pub(crate) fn after_failure(session: &Session, ctx: &mut Exchange) -> bool {
         Failure::Reset { .. } | Failure::PerTryTimeout => policy.on_reset(false),
         Failure::RefusedStream => policy.on_refused_stream(),
         Failure::Protocol(_) => policy.on_reset(false),
-        Failure::Truncated | Failure::Timeout => false,
+        Failure::Truncated | Failure::Timeout | Failure::Idle => false,
     });
     let used_up = match verdict {
         Verdict::Yes => return true,
@@ -141,6 +145,14 @@ fn reply_to(failure: &Failure, used_up: bool, retried: bool) -> LocalReply {
                 "response_timeout",
             );
         }
+        Failure::Idle => {
+            return LocalReply::new(
+                StatusCode::REQUEST_TIMEOUT,
+                "stream timeout",
+                ResponseFlags::STREAM_IDLE_TIMEOUT,
+                "stream_idle_timeout",
+            );
+        }
         Failure::PerTryTimeout => {
             let flags = ResponseFlags::UPSTREAM_REQUEST_TIMEOUT;
             return LocalReply::new(
@@ -150,12 +162,18 @@ fn reply_to(failure: &Failure, used_up: bool, retried: bool) -> LocalReply {
                 "upstream_per_try_timeout",
             );
         }
-        Failure::Connect(_) => ("remote connection failure", ResponseFlags::UPSTREAM_CONNECTION_FAILURE),
-        Failure::ConnectTimeout => ("connection timeout", ResponseFlags::UPSTREAM_CONNECTION_FAILURE),
+        Failure::Connect(_) => {
+            ("remote connection failure", ResponseFlags::UPSTREAM_CONNECTION_FAILURE)
+        }
+        Failure::ConnectTimeout => {
+            ("connection timeout", ResponseFlags::UPSTREAM_CONNECTION_FAILURE)
+        }
         Failure::Reset { .. } | Failure::Truncated => {
             ("connection termination", ResponseFlags::UPSTREAM_CONNECTION_TERMINATION)
         }
-        Failure::RefusedStream => ("remote refused stream reset", ResponseFlags::UPSTREAM_REMOTE_RESET),
+        Failure::RefusedStream => {
+            ("remote refused stream reset", ResponseFlags::UPSTREAM_REMOTE_RESET)
+        }
         Failure::Protocol(_) => ("protocol error", ResponseFlags::UPSTREAM_PROTOCOL_ERROR),
     };
     let status = match failure {
@@ -166,7 +184,9 @@ fn reply_to(failure: &Failure, used_up: bool, retried: bool) -> LocalReply {
     let flags = if used_up { flag | ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED } else { flag };
     LocalReply::new(
         status,
-        format!("upstream connect error or disconnect/reset before headers. {tried}reset reason: {reason}"),
+        format!(
+            "upstream connect error or disconnect/reset before headers. {tried}reset reason: {reason}"
+        ),
         flags,
         Cow::Owned(format!(
             "upstream_reset_before_response_started{{{}}}",

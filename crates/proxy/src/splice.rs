@@ -37,8 +37,7 @@ impl Meter {
 
     fn passed(&self, counter: &AtomicU64, bytes: usize) {
         counter.fetch_add(bytes as u64, Ordering::Relaxed);
-        self.last
-            .store(self.elapsed_millis(), Ordering::Relaxed);
+        self.last.store(self.elapsed_millis(), Ordering::Relaxed);
     }
 
     fn elapsed_millis(&self) -> u64 {
@@ -49,7 +48,9 @@ impl Meter {
     async fn silent_for(&self, timeout: Duration) {
         loop {
             let since = self.elapsed_millis() - self.last.load(Ordering::Relaxed);
-            let Some(left) = timeout.checked_sub(Duration::from_millis(since)).filter(|left| !left.is_zero()) else {
+            let Some(left) =
+                timeout.checked_sub(Duration::from_millis(since)).filter(|left| !left.is_zero())
+            else {
                 return;
             };
             tokio::time::sleep(left).await;
@@ -58,7 +59,12 @@ impl Meter {
 }
 
 /// Serves one tunnel until both directions are over, one fails, or both are silent for too long.
-pub(crate) async fn serve(link: Arc<Link>, resolved: Arc<Resolved>, stream: TunnelStream, first: Bytes) {
+pub(crate) async fn serve(
+    link: Arc<Link>,
+    resolved: Arc<Resolved>,
+    stream: TunnelStream,
+    first: Bytes,
+) {
     let started = SystemTime::now();
     let meter = Meter::new();
     let mut attempt = None;
@@ -103,10 +109,7 @@ struct End {
 }
 
 fn end(flags: ResponseFlags, details: impl Into<String>) -> End {
-    End {
-        flags,
-        details: details.into(),
-    }
+    End { flags, details: details.into() }
 }
 
 async fn run(
@@ -120,7 +123,8 @@ async fn run(
     let Some(chain) = resolved.destination.tcp.as_ref() else {
         return Err(end(ResponseFlags::NO_ROUTE_FOUND, "no_tcp_chain"));
     };
-    resolve::allowed(&chain.rbac, &link.connection()).map_err(|details| end(ResponseFlags::NONE, details))?;
+    resolve::allowed(&chain.rbac, &link.connection())
+        .map_err(|details| end(ResponseFlags::NONE, details))?;
     let name = chain.pick_cluster(rand::random());
     let cluster = resolved
         .mesh
@@ -133,7 +137,8 @@ async fn run(
     let both = async {
         tokio::try_join!(
             copy(down_reader, up_writer, first, |bytes| meter.passed(&meter.from_client, bytes)),
-            copy(up_reader, down_writer, Bytes::new(), |bytes| meter.passed(&meter.to_client, bytes)),
+            copy(up_reader, down_writer, Bytes::new(), |bytes| meter
+                .passed(&meter.to_client, bytes)),
         )
     };
     tokio::select! {
@@ -147,7 +152,11 @@ async fn run(
 
 type Halves = (ByteReader, ByteWriter);
 
-async fn connect(link: &Arc<Link>, resolved: &Arc<Resolved>, cluster: &Arc<Cluster>) -> Result<(Arc<Attempt>, Halves), End> {
+async fn connect(
+    link: &Arc<Link>,
+    resolved: &Arc<Resolved>,
+    cluster: &Arc<Cluster>,
+) -> Result<(Arc<Attempt>, Halves), End> {
     let mut tried = Vec::new();
     let mut failure = end(ResponseFlags::NO_HEALTHY_UPSTREAM, "no_healthy_upstream");
     while tried.len() < MAX_ENDPOINTS {
@@ -159,13 +168,10 @@ async fn connect(link: &Arc<Link>, resolved: &Arc<Resolved>, cluster: &Arc<Clust
         }
         tried.push(endpoint.id());
         let inbound = Arc::new(Inbound::new(Arc::clone(link), Arc::clone(resolved)));
-        let attempt = Arc::new(Attempt::new(inbound, Arc::clone(cluster), Arc::clone(endpoint), false, None));
+        let attempt =
+            Arc::new(Attempt::new(inbound, Arc::clone(cluster), Arc::clone(endpoint), false, None));
         let pool = link.instance.pool(endpoint);
-        let to = Destination {
-            attempt: &attempt,
-            pool: &pool,
-            http2: false,
-        };
+        let to = Destination { attempt: &attempt, pool: &pool, http2: false };
         match dial(to).await {
             Ok(dialled) => return Ok((Arc::clone(&attempt), dialled.split())),
             Err(reason) => {
@@ -179,7 +185,12 @@ async fn connect(link: &Arc<Link>, resolved: &Arc<Resolved>, cluster: &Arc<Clust
 }
 
 /// Moves bytes until the sender ends its direction, which is passed on.
-async fn copy(mut from: ByteReader, mut to: ByteWriter, first: Bytes, passed: impl Fn(usize)) -> io::Result<()> {
+async fn copy(
+    mut from: ByteReader,
+    mut to: ByteWriter,
+    first: Bytes,
+    passed: impl Fn(usize),
+) -> io::Result<()> {
     if !first.is_empty() {
         passed(first.len());
         to.write(first).await?;

@@ -26,7 +26,10 @@ impl Door<'_> {
     ///
     /// ztunnel waits for the answer without a bound and shows none of it, so whatever takes time or
     /// deserves words happens inside the tunnel (contract: ztunnel as our client).
-    pub(crate) fn open(&self, connect: Connect) -> Option<impl Future<Output = ()> + Send + 'static> {
+    pub(crate) fn open(
+        &self,
+        connect: Connect,
+    ) -> Option<impl Future<Output = ()> + Send + 'static> {
         let counters = self.instance.counters();
         if let Some(handler) = self.instance.local(&connect.target.to_string()) {
             if let Ok(tunnel) = connect.accept() {
@@ -41,7 +44,10 @@ impl Door<'_> {
             return None;
         };
         if resolved.destination.broken.is_some() {
-            connect.refuse(StatusCode::SERVICE_UNAVAILABLE, "the destination's configuration cannot be honoured");
+            connect.refuse(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "the destination's configuration cannot be honoured",
+            );
             return None;
         }
         if let Err(details) = authorize(&resolved, &connect) {
@@ -62,13 +68,12 @@ impl Door<'_> {
         })
     }
 
-    fn link(&self, tunnel: Tunnel, resolved: Arc<Resolved>) -> (Arc<Link>, cairn_hbone::TunnelStream) {
-        let Tunnel {
-            peer,
-            target,
-            headers,
-            stream,
-        } = tunnel;
+    fn link(
+        &self,
+        tunnel: Tunnel,
+        resolved: Arc<Resolved>,
+    ) -> (Arc<Link>, cairn_hbone::TunnelStream) {
+        let Tunnel { peer, target, headers, stream } = tunnel;
         let link = Link::new(LinkParts {
             instance: Arc::clone(self.instance),
             worker: self.worker,

@@ -52,29 +52,19 @@ impl Workers {
         let mut workers = Vec::new();
         let mut stops = Vec::new();
         for number in 0..threads.max(1) {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()?;
-            workers.push(Worker {
-                handle: runtime.handle().clone(),
-                connections: Arc::default(),
-            });
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            workers.push(Worker { handle: runtime.handle().clone(), connections: Arc::default() });
             let (stop, stopped) = oneshot::channel::<()>();
             stops.push(stop);
-            std::thread::Builder::new()
-                .name(format!("cairn-worker-{number}"))
-                .spawn(move || {
+            std::thread::Builder::new().name(format!("cairn-worker-{number}")).spawn(
+                move || {
                     let _dropped_is_stopped = runtime.block_on(stopped);
                     runtime.shutdown_background();
-                })?;
+                },
+            )?;
         }
         Ok(Workers {
-            shared: Arc::new(Shared {
-                engine,
-                placement,
-                workers,
-                next: AtomicUsize::new(0),
-            }),
+            shared: Arc::new(Shared { engine, placement, workers, next: AtomicUsize::new(0) }),
             _stops: stops,
         })
     }
@@ -109,10 +99,7 @@ impl Shared {
             .map_or(0, |(number, _)| number);
         let connections = Arc::clone(&self.workers[least].connections);
         connections.fetch_add(1, Ordering::Relaxed);
-        Seat {
-            worker: least,
-            connections,
-        }
+        Seat { worker: least, connections }
     }
 
     /// Runs `task` on a worker.

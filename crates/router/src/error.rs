@@ -113,7 +113,7 @@ impl Context {
         self.errors.len() + self.dropped
     }
 
-    /// All errors in the order of the fields.
+    /// All errors in the order in which they were found.
     pub fn into_errors(self) -> Vec<CompileError> {
         let mut errors = self.errors;
         if self.dropped > 0 {

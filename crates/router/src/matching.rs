@@ -121,7 +121,8 @@ impl HeaderMatcher {
     fn is_there(&self, request: &RequestView<'_>) -> bool {
         match &self.key {
             HeaderKey::Name(name) => self.missing_is_empty || request.headers.contains_key(name),
-            HeaderKey::Method | HeaderKey::Authority | HeaderKey::Path | HeaderKey::Scheme => true,
+            HeaderKey::Authority => self.missing_is_empty || !request.authority.is_empty(),
+            HeaderKey::Method | HeaderKey::Path | HeaderKey::Scheme => true,
         }
     }
 
@@ -300,37 +301,35 @@ mod tests {
     #[test]
     fn headers_as_envoy() {
         use spec::ValueMatch::{Exact, Present};
-        let exact = || Exact("a".to_owned());
-        // value, invert, missing is empty, sent, expected
-        let table: &[(fn() -> spec::ValueMatch, bool, bool, &[&str], bool)] = &[
-            (|| Exact("a".into()), false, false, &["a"], true),
-            (|| Exact("a".into()), false, false, &["b"], false),
-            (|| Exact("a".into()), false, false, &[], false),
-            (|| Exact("a".into()), true, false, &["a"], false),
-            (|| Exact("a".into()), true, false, &["b"], true),
-            (|| Exact("a".into()), true, false, &[], false),
-            (|| Exact("a".into()), true, true, &[], true),
-            (|| Exact("a".into()), false, true, &[], false),
-            (|| Exact("".into()), false, true, &[], true),
-            (|| Exact("".into()), true, true, &[], false),
-            (|| Present(true), false, false, &["a"], true),
-            (|| Present(true), false, false, &[""], true),
-            (|| Present(true), false, false, &[], false),
-            (|| Present(true), true, false, &["a"], false),
-            (|| Present(true), true, false, &[], true),
-            (|| Present(false), false, false, &["a"], false),
-            (|| Present(false), false, false, &[], true),
-            (|| Present(false), true, false, &["a"], true),
-            (|| Present(false), true, false, &[], false),
-            (|| Present(true), false, true, &[], true),
-        ];
-        for (value, invert, missing_is_empty, sent, expected) in table {
-            let case =
-                Case { value: value(), invert: *invert, missing_is_empty: *missing_is_empty };
-            let label = format!("{:?} {invert} {missing_is_empty} {sent:?}", case.value);
-            assert_eq!(on_header(case, "x-a", sent), *expected, "{label}");
+        let exact = |text: &str| Exact(text.to_owned());
+        // Value, inverted, missing counts as empty, what is sent, expected.
+        for (value, invert, missing_is_empty, sent, expected) in [
+            (exact("a"), false, false, Some("a"), true),
+            (exact("a"), false, false, Some("b"), false),
+            (exact("a"), false, false, None, false),
+            (exact("a"), true, false, Some("a"), false),
+            (exact("a"), true, false, Some("b"), true),
+            (exact("a"), true, false, None, false),
+            (exact("a"), true, true, None, true),
+            (exact("a"), false, true, None, false),
+            (exact(""), false, true, None, true),
+            (exact(""), true, true, None, false),
+            (Present(true), false, false, Some("a"), true),
+            (Present(true), false, false, Some(""), true),
+            (Present(true), false, false, None, false),
+            (Present(true), true, false, Some("a"), false),
+            (Present(true), true, false, None, true),
+            (Present(false), false, false, Some("a"), false),
+            (Present(false), false, false, None, true),
+            (Present(false), true, false, Some("a"), true),
+            (Present(false), true, false, None, false),
+            (Present(true), false, true, None, true),
+        ] {
+            let label = format!("{value:?} {invert} {missing_is_empty} {sent:?}");
+            let case = Case { value, invert, missing_is_empty };
+            assert_eq!(on_header(case, "x-a", sent.as_slice()), expected, "{label}");
         }
-        let case = |invert| Case { value: exact(), invert, missing_is_empty: false };
+        let case = |invert| Case { value: exact("a"), invert, missing_is_empty: false };
         assert!(on_header(case(false), "x-a", &["b", "a"]), "value by value");
         assert!(!on_header(case(true), "x-a", &["b", "a"]), "inverted: none may match");
         assert!(on_header(case(true), "x-a", &["b", "c"]));

@@ -82,10 +82,13 @@ pub struct Matched<'a> {
     pub route: &'a Arc<Route>,
 }
 
+/// Positions of virtual hosts.
+type ByText = AHashMap<Box<[u8]>, usize>;
+
 /// Positions of virtual hosts by domain, in lower case.
 #[derive(Debug, Default)]
 struct Domains {
-    exact: AHashMap<Box<[u8]>, usize>,
+    exact: ByText,
     suffixes: Wildcards,
     prefixes: Wildcards,
     any: Option<usize>,
@@ -93,7 +96,7 @@ struct Domains {
 
 /// Texts without their `*`, by length; the longest first.
 #[derive(Debug, Default)]
-struct Wildcards(Vec<(usize, AHashMap<Box<[u8]>, usize>)>);
+struct Wildcards(Vec<(usize, ByText)>);
 
 impl RouteTable {
     /// Compiles a table.
@@ -339,7 +342,7 @@ impl Wildcards {
     fn insert(&mut self, text: &str, host: usize) -> bool {
         let place = self.0.binary_search_by(|(len, _)| text.len().cmp(len));
         let place = place.unwrap_or_else(|place| {
-            self.0.insert(place, (text.len(), AHashMap::new()));
+            self.0.insert(place, (text.len(), ByText::new()));
             place
         });
         self.0[place].1.insert(text.as_bytes().into(), host).is_none()

@@ -34,15 +34,19 @@ pub(crate) enum PathKey<'a> {
 #[derive(Debug, Default)]
 struct Paths {
     exact: AHashMap<Box<[u8]>, Vec<u32>>,
-    root: Node,
+    trie: Trie,
 }
+
+/// The root comes first.
+#[derive(Debug)]
+struct Trie(Vec<Node>);
 
 /// A place in the trie. What hangs on it applies to paths that begin with the labels up to here.
 #[derive(Debug)]
 struct Node {
     label: Box<[u8]>,
-    /// By the first byte of their labels.
-    children: Vec<Node>,
+    /// Positions in the trie, by the first byte of their labels.
+    children: Vec<(u8, usize)>,
     prefixes: Vec<u32>,
     /// Apply if the path ends here or goes on with a slash.
     separated: Vec<u32>,
@@ -70,14 +74,14 @@ impl RouteIndex {
         match path {
             PathKey::Exact(text) => {
                 paths.exact.entry(fold(text).into_boxed_slice()).or_default().push(route);
-                paths.root.lowest = paths.root.lowest.min(route);
+                paths.trie.at(b"", route);
             }
-            PathKey::Prefix(text) => paths.root.at(&fold(text), route).prefixes.push(route),
+            PathKey::Prefix(text) => paths.trie.at(&fold(text), route).prefixes.push(route),
             PathKey::PathSeparatedPrefix(text) => {
-                paths.root.at(&fold(text), route).separated.push(route);
+                paths.trie.at(&fold(text), route).separated.push(route);
             }
             PathKey::Regex(pattern, regex) => {
-                let place = self.sensitive.root.at(&re2::literal_prefix(pattern), route);
+                let place = self.sensitive.trie.at(&re2::literal_prefix(pattern), route);
                 place.regexes.push(u32::try_from(self.regexes.len()).unwrap_or(u32::MAX));
                 self.regexes.push((route, regex));
             }
@@ -88,7 +92,7 @@ impl RouteIndex {
     pub(crate) fn find(&self, path: &[u8], fits: impl FnMut(u32) -> bool) -> Option<u32> {
         let mut search = Search { best: u32::MAX, regexes: &self.regexes, fits };
         self.sensitive.search(path, path, &mut search);
-        if self.folded.root.lowest < search.best {
+        if self.folded.trie.lowest() < search.best {
             let mut stack = [0; FOLD_ON_STACK];
             let mut heap = Vec::new();
             let folded = match stack.get_mut(..path.len()) {
@@ -116,72 +120,89 @@ impl Paths {
         if let Some(routes) = self.exact.get(path) {
             search.first_of(routes);
         }
-        let mut node = &self.root;
+        let mut here = Some(0);
         let mut rest = path;
-        while node.lowest < search.best {
+        while let Some(node) = here.and_then(|here| self.trie.0.get(here)) {
+            let Some(below) = rest.strip_prefix(&*node.label) else { return };
+            if node.lowest >= search.best {
+                return;
+            }
+            rest = below;
             search.first_of(&node.prefixes);
             if matches!(rest.first(), None | Some(b'/')) {
                 search.first_of(&node.separated);
             }
             search.first_regex(&node.regexes, original);
-            let Some(child) = rest.first().and_then(|byte| node.child(*byte)) else { return };
-            let Some(below) = rest.strip_prefix(&*child.label) else { return };
-            (node, rest) = (child, below);
+            here = rest.first().and_then(|byte| node.child(*byte).ok());
         }
     }
 }
 
-impl Default for Node {
+impl Default for Trie {
     fn default() -> Self {
-        Node {
-            label: Box::default(),
-            children: Vec::new(),
-            prefixes: Vec::new(),
-            separated: Vec::new(),
-            regexes: Vec::new(),
-            lowest: u32::MAX,
-        }
+        Trie(vec![Node::new(b"", u32::MAX)])
     }
 }
 
-impl Node {
-    fn child(&self, byte: u8) -> Option<&Node> {
-        let at = self.children.binary_search_by_key(&byte, Node::first_byte).ok()?;
-        self.children.get(at)
+impl Trie {
+    fn lowest(&self) -> u32 {
+        self.0.first().map_or(u32::MAX, |root| root.lowest)
     }
 
-    fn first_byte(&self) -> u8 {
-        self.label.first().copied().unwrap_or_default()
-    }
-
-    /// The place of `text` below this one, for `route`.
+    /// The place of `text`, for `route`.
     fn at(&mut self, text: &[u8], route: u32) -> &mut Node {
-        let mut node = self;
+        let mut here = 0;
         let mut rest = text;
         loop {
+            let node = &mut self.0[here];
             node.lowest = node.lowest.min(route);
-            let Some(byte) = rest.first() else { return node };
-            let place = node.children.binary_search_by_key(byte, Node::first_byte);
-            let place = place.unwrap_or_else(|place| {
-                node.children.insert(place, Node { label: rest.into(), ..Node::default() });
-                place
-            });
-            node = &mut node.children[place];
-            let common = node.label.iter().zip(rest).take_while(|(a, b)| a == b).count();
-            if common < node.label.len() {
-                node.split(common);
+            let Some(byte) = rest.first() else { return &mut self.0[here] };
+            here = match node.child(*byte) {
+                Ok(child) => child,
+                Err(place) => {
+                    let child = self.0.len();
+                    self.0[here].children.insert(place, (*byte, child));
+                    self.0.push(Node::new(rest, route));
+                    child
+                }
+            };
+            let label = &self.0[here].label;
+            let common = label.iter().zip(rest).take_while(|(a, b)| a == b).count();
+            if common < label.len() {
+                self.split(here, common);
             }
             rest = &rest[common..];
         }
     }
 
-    /// Leaves `keep` bytes of the label here; what hangs here moves one place down.
-    fn split(&mut self, keep: usize) {
-        let above =
-            Node { label: self.label[..keep].into(), lowest: self.lowest, ..Node::default() };
-        let mut below = std::mem::replace(self, above);
+    /// Leaves `keep` bytes of a label where it is, less than all; what hangs there moves below.
+    fn split(&mut self, at: usize, keep: usize) {
+        let child = self.0.len();
+        let node = &mut self.0[at];
+        let above = Node::new(&node.label[..keep], node.lowest);
+        let mut below = std::mem::replace(node, above);
+        node.children.push((below.label[keep], child));
         below.label = below.label[keep..].into();
-        self.children.push(below);
+        self.0.push(below);
+    }
+}
+
+impl Node {
+    fn new(label: &[u8], lowest: u32) -> Node {
+        Node {
+            label: label.into(),
+            children: Vec::new(),
+            prefixes: Vec::new(),
+            separated: Vec::new(),
+            regexes: Vec::new(),
+            lowest,
+        }
+    }
+
+    /// Position of the child whose label begins with `byte`, or its place among the children.
+    fn child(&self, byte: u8) -> Result<usize, usize> {
+        let place = self.children.binary_search_by_key(&byte, |(first, _)| *first)?;
+        Ok(self.children[place].1)
     }
 }
 

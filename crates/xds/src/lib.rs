@@ -1,6 +1,6 @@
 //! Where the configuration comes from.
 //!
-//! [`file`] reads meshes from YAML or JSON, a file or a directory, and follows changes. What it
+//! [`mod@file`] reads meshes from YAML or JSON, a file or a directory, and follows changes. What it
 //! yields is plain data ([`cairn_router::spec`]); compiling and publishing are the caller's, so
 //! that another source can stand beside it and feed the same compiler.
 #![forbid(unsafe_code)]

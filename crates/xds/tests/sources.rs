@@ -97,8 +97,8 @@ fn what_two_files_set_names_both() {
         shown,
         [
             expected("1:10", "workers"),
-            expected("5:11", "meshes[0].listen"),
-            expected("4:14", "meshes[0].identity"),
+            expected("6:11", "meshes[0].listen"),
+            expected("5:13", "meshes[0].identity"),
         ]
     );
 }
@@ -203,7 +203,7 @@ async fn a_broken_file_keeps_the_last_good_one() {
     replace(&path, &mesh(&["one"]));
     assert!(Arc::ptr_eq(&source.changed().await.unwrap(), &first));
     replace(&path, &mesh(&["two"]));
-    assert_eq!(names(&*source.changed().await.unwrap()), ["two"]);
+    assert_eq!(names(&source.changed().await.unwrap()), ["two"]);
 }
 
 #[tokio::test]
@@ -234,10 +234,10 @@ async fn kubernetes_swaps_are_seen() {
         assert_eq!(names(&first), ["one"]);
         symlink("..2", path("..tmp")).unwrap();
         fs::rename(path("..tmp"), path("..data")).unwrap();
-        assert_eq!(names(&*source.changed().await.unwrap()), ["two"]);
+        assert_eq!(names(&source.changed().await.unwrap()), ["two"]);
         symlink("..1", path("..tmp")).unwrap();
         fs::rename(path("..tmp"), path("..data")).unwrap();
-        assert_eq!(names(&*source.changed().await.unwrap()), ["one"]);
+        assert_eq!(names(&source.changed().await.unwrap()), ["one"]);
     }
 }
 
@@ -303,7 +303,7 @@ fn errors_of_the_compiler_lead_back_to_the_file() {
     let explain = |field: &str| source.explain("a", field, "wrong");
     let shown = source.explain("a", &errors[0].path, &errors[0].message).to_string();
     let expected =
-        format!("{}:11:16: meshes[1].destinations[1].hosts[1]: ", path("2.yaml").display());
+        format!("{}:12:16: meshes[1].destinations[1].hosts[1]: ", path("2.yaml").display());
     assert!(shown.starts_with(&expected), "{shown}");
 
     // Fields of the first file, of no entry, of nothing.
@@ -311,7 +311,7 @@ fn errors_of_the_compiler_lead_back_to_the_file() {
         explain("destinations[1].port").to_string(),
         format!("{}:11:11: meshes[0].destinations[1].port: wrong", path("1.yaml").display())
     );
-    assert_eq!(explain("destinations[9]").position.unwrap().line, 2);
+    assert_eq!(explain("destinations[9]").position.unwrap().line, 5);
     assert_eq!(explain("…").position.unwrap().line, 2);
     let unknown = source.explain("c", "destinations[0]", "wrong").to_string();
     assert_eq!(unknown, format!("{}: destinations[0]: wrong", dir.path().display()));

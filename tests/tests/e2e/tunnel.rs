@@ -286,7 +286,7 @@ fn unacceptable_clients_are_refused_and_counted() {
         let stage = Stage::new().await;
         let run = stage.run(&stage.spec().http(VIP, all_to("app"))).await;
         let refused = |reason: &str| {
-            run.waypoint.counter("cairn_hbone_handshake_failures_total", &[("reason", reason)])
+            run.waypoint.counter("cairn_handshake_failures_total", &[("reason", reason)])
         };
         for (reason, cert) in unacceptable(&stage.ca) {
             let before = refused(reason);

@@ -1,7 +1,8 @@
 //! `/clusters`: one `cluster::address::stat::value` per line, as Envoy's page.
 
 use crate::fleet::Entry;
-use cairn_router::model::{Cluster, Endpoint};
+use cairn_router::cluster::Cluster;
+use cairn_router::endpoint::Endpoint;
 use cairn_router::spec::{Health, LbPolicy};
 use std::fmt::{self, Display, Write};
 use std::sync::Arc;

@@ -64,16 +64,8 @@ impl Backend {
         } else if is(&request, header::UPGRADE, "websocket") {
             upgrade(request)
         } else {
-            let from = request.headers().get("x-forwarded-client-cert");
-            let from = from.and_then(|from| from.to_str().ok()).unwrap_or("nobody");
-            plain(
-                StatusCode::OK,
-                format!(
-                    "hello from {} at {}, asked by {from}\n",
-                    self.version,
-                    request.uri().path()
-                ),
-            )
+            let text = format!("hello from {} at {}\n", self.version, request.uri().path());
+            plain(StatusCode::OK, text)
         };
         response.headers_mut().insert(VERSION_HEADER, HeaderValue::from_static(self.version));
         response

@@ -16,6 +16,7 @@ use crate::cli::{DemoArgs, LogFormat};
 use crate::failure::Failure;
 use crate::logging::Logging;
 use crate::signals::Signals;
+use crate::terminal::say;
 use std::process::ExitCode;
 use world::World;
 
@@ -34,29 +35,29 @@ pub fn run(args: &DemoArgs) -> Result<ExitCode, Failure> {
 async fn show(once: bool, logging: Logging) -> Result<ExitCode, Failure> {
     let mut signals =
         Signals::listen().map_err(|error| Failure::new(format!("no signals: {error}")))?;
-    println!("Cairn demo: everything in this process, on loopback.\n");
+    say!("Cairn demo: everything in this process, on loopback.\n");
     let world = World::start(logging).await?;
-    println!("\nRequests, each through mutual TLS, CONNECT and the waypoint:\n");
+    say!("\nRequests, each through mutual TLS, CONNECT and the waypoint:\n");
     let table = tokio::select! {
         table = scenes::play(&world) => table,
         _ = signals.next() => return Ok(ExitCode::FAILURE),
     };
-    println!("{table}");
+    say!("{table}");
     let code = if table.all_ok() {
-        println!("All as expected.");
+        say!("All as expected.");
         ExitCode::SUCCESS
     } else {
-        println!("Something is not as expected; --log-level debug says more.");
+        say!("Something is not as expected; --log-level debug says more.");
         ExitCode::FAILURE
     };
     if once {
         return Ok(code);
     }
-    println!("\nStill running. Admin pages: http://{}/", world.admin);
-    println!("Metrics: http://{}/stats/prometheus", world.metrics);
-    println!("\nA request by hand, to copy:\n\n  {}", world.curl_line());
-    println!("\nThe same as the client that is refused:\n\n  {}", world.refused_curl_line());
-    println!("\nCtrl-C ends the demo and removes its certificates.");
+    say!("\nStill running. Admin pages: http://{}/", world.admin);
+    say!("Metrics: http://{}/stats/prometheus", world.metrics);
+    say!("\nA request by hand, to copy:\n\n  {}", world.curl_line());
+    say!("\nThe same as the client that is refused:\n\n  {}", world.refused_curl_line());
+    say!("\nCtrl-C ends the demo and removes its certificates.");
     tokio::select! {
         _ = signals.next() => {}
         () = world.quit.notified() => {}

@@ -10,6 +10,7 @@ use crate::failure::Failure;
 use crate::fleet::{Fleet, NewMesh};
 use crate::logging::Logging;
 use crate::ready::Readiness;
+use crate::terminal::say;
 use cairn_identity::dev::{DevCa, IssueOptions};
 use cairn_identity::{Identity, SpiffeId};
 use cairn_proxy::{Placement, Workers};
@@ -82,7 +83,7 @@ impl World {
         let waypoint_id = waypoint_id(&config)?;
         let ca = DevCa::new(waypoint_id.trust_domain()).map_err(failed("the CA"))?;
         let issuer = Issuer { files: directory()?, ca };
-        println!(
+        say!(
             "A CA that nobody else trusts, and certificates in {}",
             issuer.files.path().display()
         );
@@ -107,7 +108,7 @@ impl World {
             (pod::BROKEN, broken.tunnel, "app v1, answers 503 to everything"),
             (pod::GONE, gone, "gone: nobody listens here"),
         ] {
-            println!("Pod {ip}, HBONE at {tunnel}: {what}");
+            say!("Pod {ip}, HBONE at {tunnel}: {what}");
             tunnels.insert(ip, tunnel);
         }
 
@@ -122,7 +123,7 @@ impl World {
             watch: None,
         };
         let waypoint = fleet.start(new).await.map_err(failed("the waypoint"))?;
-        println!("Waypoint, HBONE at {waypoint}: {waypoint_id}");
+        say!("Waypoint, HBONE at {waypoint}: {waypoint_id}");
 
         let quit = Arc::new(Notify::new());
         let admin = Arc::new(Admin {
@@ -142,8 +143,8 @@ impl World {
         let (web, web_files) = issuer.issue(&issuer.id("shop", "web")?)?;
         let (visitor, visitor_files) = issuer.issue(&issuer.id("guests", "visitor")?)?;
         let (web, visitor) = (Client::new(web), Client::new(visitor));
-        println!("Client, allowed: {}", web.id);
-        println!("Client, refused: {}", visitor.id);
+        say!("Client, allowed: {}", web.id);
+        say!("Client, refused: {}", visitor.id);
 
         Ok(World {
             waypoint,
@@ -226,7 +227,7 @@ fn configured() -> Result<MeshConfig, Failure> {
 
 fn waypoint_id(config: &MeshConfig) -> Result<SpiffeId, Failure> {
     match &config.identity {
-        IdentityConfig::Dev(dev) => SpiffeId::parse(&dev.id).map_err(Failure::new),
+        IdentityConfig::Dev(dev) => Ok(dev.id.clone()),
         IdentityConfig::Files(_) => Err(Failure::new("config/demo.yaml needs a `dev` identity")),
     }
 }

@@ -7,6 +7,8 @@ pub fn of(configured: &cairn_xds::Limits) -> Limits {
     let cairn_xds::Limits {
         max_connections,
         handshake_timeout,
+        // 200 always: the file source refuses everything else.
+        max_concurrent_streams: _,
         initial_stream_window,
         initial_connection_window,
         max_frame_size,
@@ -24,6 +26,7 @@ pub fn of(configured: &cairn_xds::Limits) -> Limits {
         max_replay,
         max_mirrors,
         pool_max_streams,
+        pool_max_connections,
         pool_idle_timeout,
         max_idle_per_endpoint,
         max_upstream_streams,
@@ -55,6 +58,7 @@ pub fn of(configured: &cairn_xds::Limits) -> Limits {
 
     let originator = &mut limits.originator;
     put(&mut originator.max_streams_per_connection, pool_max_streams.map(count));
+    put(&mut originator.max_connections_per_peer, pool_max_connections.map(count));
     put(&mut originator.idle_timeout, pool_idle_timeout);
     put(&mut originator.initial_stream_window, initial_stream_window);
     put(&mut originator.initial_connection_window, initial_connection_window);

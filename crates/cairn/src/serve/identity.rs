@@ -2,7 +2,7 @@
 
 use cairn_identity::dev::{DevCa, DevCaError};
 use cairn_identity::files::{self, FileError, FileSource, FileWatch};
-use cairn_identity::{Identity, SpiffeError, SpiffeId, TrustDomains};
+use cairn_identity::{Identity, SpiffeError, TrustDomains};
 use cairn_xds::{DevIdentity, FileIdentity, IdentityConfig, MeshConfig};
 use std::time::Duration;
 
@@ -42,9 +42,8 @@ pub async fn of(mesh: &MeshConfig) -> Result<(Identity, Option<FileWatch>), NoId
             Ok((identity, Some(watch)))
         }
         IdentityConfig::Dev(DevIdentity { id }) => {
-            let id = SpiffeId::parse(id)?;
-            let credentials = DevCa::new(id.trust_domain())?.issue(&id, DEV_TTL)?;
-            let trust_domains = trust_domains.unwrap_or_else(|| TrustDomains::of(&id));
+            let credentials = DevCa::new(id.trust_domain())?.issue(id, DEV_TTL)?;
+            let trust_domains = trust_domains.unwrap_or_else(|| TrustDomains::of(id));
             tracing::warn!(
                 mesh = mesh.name,
                 %id,

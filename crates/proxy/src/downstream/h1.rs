@@ -42,15 +42,15 @@ struct Conn {
 type Slot = ArrayQueue<Conn>;
 
 /// Serves the requests of one tunnel until it ends, fails or is drained.
-pub(crate) async fn serve(engine: Arc<Engine>, link: Arc<Link>, stream: TunnelStream, first: Bytes) {
+pub(crate) async fn serve(
+    engine: Arc<Engine>,
+    link: Arc<Link>,
+    stream: TunnelStream,
+    first: Bytes,
+) {
     let (reader, writer) = stream.split();
     let slot = Arc::new(Slot::new(1));
-    let mut conn = Conn {
-        reader,
-        writer,
-        rest: first,
-        out: BytesMut::new(),
-    };
+    let mut conn = Conn { reader, writer, rest: first, out: BytesMut::new() };
     loop {
         if conn.rest.is_empty() && !park(&mut conn, &link).await {
             let _peer_is_gone = conn.writer.finish();
@@ -104,10 +104,7 @@ async fn park(conn: &mut Conn, link: &Link) -> bool {
 /// Reads one head. `Ok(None)`: the stream has ended in front of it.
 async fn read_head(conn: &mut Conn, link: &Link) -> Result<Option<RequestHead>, HeadError> {
     let limits = link.instance.limits();
-    let bounds = HeadLimits {
-        bytes: limits.max_request_head,
-        fields: limits.max_request_headers,
-    };
+    let bounds = HeadLimits { bytes: limits.max_request_head, fields: limits.max_request_headers };
     if let Some(head) = head::parse_request(&mut conn.rest, bounds)? {
         return Ok(Some(head));
     }
@@ -122,15 +119,9 @@ async fn read_head(conn: &mut Conn, link: &Link) -> Result<Option<RequestHead>, 
             }
             buffer.restore(bytes);
         }
-        if buffer.is_empty() {
-            Ok(None)
-        } else {
-            Err(HeadError::Malformed)
-        }
+        if buffer.is_empty() { Ok(None) } else { Err(HeadError::Malformed) }
     };
-    tokio::time::timeout(limits.request_head_timeout, more)
-        .await
-        .unwrap_or(Err(HeadError::Timeout))
+    tokio::time::timeout(limits.request_head_timeout, more).await.unwrap_or(Err(HeadError::Timeout))
 }
 
 /// Answers a request whose head is no good, and ends the connection.
@@ -171,15 +162,7 @@ struct H1Session {
 
 impl H1Session {
     fn new(conn: Conn, head: RequestHead, inbound: Arc<Inbound>, slot: Arc<Slot>) -> Self {
-        let RequestHead {
-            method,
-            uri,
-            version,
-            headers,
-            body,
-            keep_alive,
-            upgrade,
-        } = head;
+        let RequestHead { method, uri, version, headers, body, keep_alive, upgrade } = head;
         let wants_trailers = headers
             .get_all(header::TE)
             .iter()
@@ -231,7 +214,8 @@ impl H1Session {
             };
             match self.decoder.decode(&mut conn.rest).map_err(bad_body)? {
                 Decoded::Data(data) => {
-                    self.read += data.len();
+                    self.inbound.touch();
+        self.read += data.len();
                     self.replay.keep(&data, limit);
                     return Ok(Some(data));
                 }
@@ -306,7 +290,12 @@ impl H1Session {
         Ok(())
     }
 
-    fn response_length(&mut self, response: &ResponseHeader, end: bool, interim: bool) -> BodyLength {
+    fn response_length(
+        &mut self,
+        response: &ResponseHeader,
+        end: bool,
+        interim: bool,
+    ) -> BodyLength {
         let status = response.status;
         if status == StatusCode::SWITCHING_PROTOCOLS && self.wants_upgrade {
             self.upgraded = true;
@@ -335,7 +324,8 @@ impl H1Session {
     /// Encodes part of the body; large parts and what is gathered behind them leave at once.
     async fn put_data(&mut self, data: Bytes) -> Result<()> {
         self.sent += data.len();
-        if matches!(self.response.as_deref(), Some(head) if bodiless(&self.request.method, head.status)) {
+        if matches!(self.response.as_deref(), Some(head) if bodiless(&self.request.method, head.status))
+        {
             return Ok(());
         }
         let Some(conn) = self.conn.as_mut() else {
@@ -458,7 +448,9 @@ impl Drop for H1Session {
 }
 
 fn bodiless(method: &Method, status: StatusCode) -> bool {
-    *method == Method::HEAD || status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED
+    *method == Method::HEAD
+        || status == StatusCode::NO_CONTENT
+        || status == StatusCode::NOT_MODIFIED
 }
 
 fn bad_body(error: FramingError) -> Box<Error> {
@@ -466,7 +458,12 @@ fn bad_body(error: FramingError) -> Box<Error> {
 }
 
 fn bad_response(error: FramingError) -> Box<Error> {
-    Error::because(ErrorType::InvalidHTTPHeader, "response body does not have the announced length", error).into_up()
+    Error::because(
+        ErrorType::InvalidHTTPHeader,
+        "response body does not have the announced length",
+        error,
+    )
+    .into_up()
 }
 
 fn read_failed(error: io::Error) -> Box<Error> {
@@ -496,11 +493,19 @@ impl Session for H1Session {
         Ok(())
     }
 
-    async fn write_response_header(&mut self, response: Box<ResponseHeader>, end: bool) -> Result<()> {
+    async fn write_response_header(
+        &mut self,
+        response: Box<ResponseHeader>,
+        end: bool,
+    ) -> Result<()> {
         self.write_response_header_ref(&response, end).await
     }
 
-    async fn write_response_header_ref(&mut self, response: &ResponseHeader, end: bool) -> Result<()> {
+    async fn write_response_header_ref(
+        &mut self,
+        response: &ResponseHeader,
+        end: bool,
+    ) -> Result<()> {
         self.put_head(response, end)?;
         if end {
             self.end(None).await?;
@@ -571,7 +576,9 @@ impl Session for H1Session {
         let reading = !no_body_expected && !self.decoder.is_done();
         let Self { conn, inbound, .. } = self;
         let Some(conn) = conn.as_mut() else {
-            return Err(Error::explain(ErrorType::ConnectionClosed, "the stream is gone").into_down());
+            return Err(
+                Error::explain(ErrorType::ConnectionClosed, "the stream is gone").into_down()
+            );
         };
         // END_STREAM is no abort: the client still waits for its response. RST_STREAM is one.
         let go_on = std::future::poll_fn(|cx| {
@@ -587,7 +594,8 @@ impl Session for H1Session {
         if go_on {
             return self.next_data().await;
         }
-        Err(Error::explain(ErrorType::ConnectionClosed, "the client has reset the stream").into_down())
+        Err(Error::explain(ErrorType::ConnectionClosed, "the client has reset the stream")
+            .into_down())
     }
 
     fn body_bytes_sent(&self) -> usize {
@@ -651,7 +659,10 @@ impl Session for H1Session {
         Some(Box::new(()))
     }
 
-    fn restore_custom_message_writer(&mut self, _writer: Box<dyn CustomMessageWrite>) -> Result<()> {
+    fn restore_custom_message_writer(
+        &mut self,
+        _writer: Box<dyn CustomMessageWrite>,
+    ) -> Result<()> {
         Ok(())
     }
 
@@ -663,4 +674,3 @@ impl Session for H1Session {
         self.upgraded
     }
 }
-

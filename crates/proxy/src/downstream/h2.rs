@@ -34,7 +34,12 @@ const SEND_BUFFER: usize = 256 * 1024;
 const MAX_RESET_STREAMS: usize = 64;
 
 /// Serves the requests of one tunnel until it ends, fails or is drained.
-pub(crate) async fn serve(engine: Arc<Engine>, link: Arc<Link>, stream: TunnelStream, first: Bytes) {
+pub(crate) async fn serve(
+    engine: Arc<Engine>,
+    link: Arc<Link>,
+    stream: TunnelStream,
+    first: Bytes,
+) {
     let limits = link.instance.limits();
     let list_size = u32::try_from(limits.max_request_head * 2).unwrap_or(u32::MAX);
     let handshake = h2::server::Builder::new()
@@ -81,11 +86,8 @@ fn start(
 ) {
     let limits = link.instance.limits();
     let (parts, body) = request.into_parts();
-    let head_size: usize = parts
-        .headers
-        .iter()
-        .map(|(name, value)| name.as_str().len() + value.len() + 4)
-        .sum();
+    let head_size: usize =
+        parts.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
     if parts.headers.len() > limits.max_request_headers || head_size > limits.max_request_head {
         reply::record_refused_head(link, crate::head::HeadError::TooLarge);
         refuse(&mut respond, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
@@ -139,11 +141,8 @@ fn normal_form(mut parts: http::request::Parts) -> Option<http::request::Parts> 
     if !cookies_joined(&mut parts.headers) {
         return None;
     }
-    let path = parts
-        .uri
-        .path_and_query()
-        .cloned()
-        .unwrap_or_else(|| PathAndQuery::from_static("/"));
+    let path =
+        parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
     parts.uri = Uri::from(path);
     parts.version = Version::HTTP_2;
     Some(parts)
@@ -229,10 +228,8 @@ impl H2Session {
             return Ok(None);
         };
         let data = data.map_err(read_failed)?;
-        self.body
-            .flow_control()
-            .release_capacity(data.len())
-            .map_err(read_failed)?;
+        self.body.flow_control().release_capacity(data.len()).map_err(read_failed)?;
+        self.inbound.touch();
         self.read += data.len();
         self.replay.keep(&data, self.inbound.replay_limit());
         self.body_done = self.body.is_end_stream();
@@ -246,15 +243,13 @@ impl H2Session {
         let mut response = Response::new(());
         *response.status_mut() = head.status;
         *response.headers_mut() = head.headers.clone();
-        for name in [
-            header::CONNECTION,
-            header::TRANSFER_ENCODING,
-            header::UPGRADE,
-        ] {
+        for name in [header::CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE] {
             response.headers_mut().remove(name);
         }
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
-            return Err(Error::explain(ErrorType::InvalidHTTPHeader, "101 to an HTTP/2 request").into_up());
+            return Err(
+                Error::explain(ErrorType::InvalidHTTPHeader, "101 to an HTTP/2 request").into_up()
+            );
         }
         if head.status.is_informational() {
             return self.respond.send_informational(response).map_err(write_failed);
@@ -279,7 +274,13 @@ impl H2Session {
                 room = match poll_fn(|cx| send.poll_capacity(cx)).await {
                     Some(Ok(room)) => room,
                     Some(Err(error)) => return Err(write_failed(error)),
-                    None => return Err(Error::explain(ErrorType::ConnectionClosed, "the client has gone").into_down()),
+                    None => {
+                        return Err(Error::explain(
+                            ErrorType::ConnectionClosed,
+                            "the client has gone",
+                        )
+                        .into_down());
+                    }
                 };
             }
             if room == 0 {
@@ -346,11 +347,19 @@ impl Session for H2Session {
         Ok(())
     }
 
-    async fn write_response_header(&mut self, response: Box<ResponseHeader>, end: bool) -> Result<()> {
+    async fn write_response_header(
+        &mut self,
+        response: Box<ResponseHeader>,
+        end: bool,
+    ) -> Result<()> {
         self.put_head(&response, end)
     }
 
-    async fn write_response_header_ref(&mut self, response: &ResponseHeader, end: bool) -> Result<()> {
+    async fn write_response_header_ref(
+        &mut self,
+        response: &ResponseHeader,
+        end: bool,
+    ) -> Result<()> {
         self.put_head(response, end)
     }
 
@@ -434,13 +443,7 @@ impl Session for H2Session {
 
     async fn read_body_or_idle(&mut self, no_body_expected: bool) -> Result<Option<Bytes>> {
         let reading = !no_body_expected && !self.body_done;
-        let Self {
-            inbound,
-            send,
-            respond,
-            complete,
-            ..
-        } = self;
+        let Self { inbound, send, respond, complete, .. } = self;
         let reset = poll_fn(|cx| {
             let reset = match send.as_mut() {
                 Some(send) => send.poll_reset(cx),
@@ -524,7 +527,10 @@ impl Session for H2Session {
         Some(Box::new(()))
     }
 
-    fn restore_custom_message_writer(&mut self, _writer: Box<dyn CustomMessageWrite>) -> Result<()> {
+    fn restore_custom_message_writer(
+        &mut self,
+        _writer: Box<dyn CustomMessageWrite>,
+    ) -> Result<()> {
         Ok(())
     }
 }

@@ -22,8 +22,8 @@ use pingora_core::protocols::Digest;
 use pingora_core::protocols::raw_connect::ProxyDigest;
 use pingora_http::ResponseHeader;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -58,15 +58,7 @@ pub(crate) struct LinkParts {
 
 impl Link {
     pub(crate) fn new(parts: LinkParts) -> Self {
-        let LinkParts {
-            instance,
-            worker,
-            peer,
-            target,
-            connect_headers,
-            drain,
-            resolved,
-        } = parts;
+        let LinkParts { instance, worker, peer, target, connect_headers, drain, resolved } = parts;
         Link {
             source: instance.source_labels(&resolved.mesh, &peer),
             metrics: instance.telemetry().shard(worker),
@@ -121,6 +113,16 @@ pub(crate) struct Inbound {
     outgoing: Mutex<Option<Outgoing>>,
     /// When the route's timeout passes; set when the request has been read.
     deadline: OnceLock<Instant>,
+    /// How long neither side may be silent, if that is bounded, and since when.
+    idle: OnceLock<Idle>,
+}
+
+/// Silence of a stream.
+struct Idle {
+    since: Instant,
+    timeout: Duration,
+    /// Milliseconds from `since` to the last byte of either side.
+    last: AtomicU64,
 }
 
 impl Inbound {
@@ -133,6 +135,7 @@ impl Inbound {
             trailers: Mutex::new(None),
             outgoing: Mutex::new(None),
             deadline: OnceLock::new(),
+            idle: OnceLock::new(),
         }
     }
 
@@ -144,6 +147,31 @@ impl Inbound {
     /// When the route's timeout passes.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         self.deadline.get().copied()
+    }
+
+    /// Bounds how long neither side may be silent, from here on.
+    pub(crate) fn bound_silence(&self, timeout: Duration) {
+        let _bounded_before = self.idle.set(Idle {
+            since: Instant::now(),
+            timeout,
+            last: AtomicU64::new(0),
+        });
+    }
+
+    /// A byte has passed.
+    pub(crate) fn touch(&self) {
+        if let Some(idle) = self.idle.get() {
+            let passed = idle.since.elapsed().as_millis();
+            idle.last
+                .store(u64::try_from(passed).unwrap_or(u64::MAX), Ordering::Relaxed);
+        }
+    }
+
+    /// When the silence will have lasted too long.
+    pub(crate) fn idle_deadline(&self) -> Option<Instant> {
+        let idle = self.idle.get()?;
+        let last = Duration::from_millis(idle.last.load(Ordering::Relaxed));
+        Some(idle.since + last + idle.timeout)
     }
 
     pub(crate) fn set_outgoing(&self, outgoing: Outgoing) {
@@ -203,25 +231,16 @@ impl Inbound {
 
 /// Carries `inbound` to the hooks: Pingora's digest has one place for a value of ours.
 fn digest_for(inbound: Arc<Inbound>) -> Digest {
-    let response = ResponseHeader::build(200, Some(0))
-        .expect("200 is a valid status");
+    let response = ResponseHeader::build(200, Some(0)).expect("200 is a valid status");
     Digest {
-        proxy_digest: Some(Arc::new(ProxyDigest::new(
-            Box::new(response),
-            Some(Box::new(inbound)),
-        ))),
+        proxy_digest: Some(Arc::new(ProxyDigest::new(Box::new(response), Some(Box::new(inbound))))),
         ..Digest::default()
     }
 }
 
 /// What [`digest_for`] carries.
 pub(crate) fn inbound_of(digest: Option<&Digest>) -> Option<&Arc<Inbound>> {
-    digest?
-        .proxy_digest
-        .as_ref()?
-        .user_data
-        .as_ref()?
-        .downcast_ref::<Arc<Inbound>>()
+    digest?.proxy_digest.as_ref()?.user_data.as_ref()?.downcast_ref::<Arc<Inbound>>()
 }
 
 /// The part of a request's body that is kept for another try.

@@ -28,6 +28,8 @@ pub(crate) enum Failure {
     Timeout,
     /// The try's own timeout has passed.
     PerTryTimeout,
+    /// Neither side has sent a byte for too long.
+    Idle,
 }
 
 /// One try.
@@ -49,6 +51,8 @@ pub(crate) enum Bound {
     Try,
     /// The route's alone.
     Route,
+    /// None but the silence of both sides: after an upgrade.
+    Silence,
 }
 
 impl Attempt {
@@ -59,14 +63,7 @@ impl Attempt {
         http2: bool,
         per_try_deadline: Option<Instant>,
     ) -> Self {
-        Attempt {
-            inbound,
-            cluster,
-            endpoint,
-            http2,
-            per_try_deadline,
-            failure: OnceLock::new(),
-        }
+        Attempt { inbound, cluster, endpoint, http2, per_try_deadline, failure: OnceLock::new() }
     }
 
     /// Notes why the try failed; the first reason counts.
@@ -81,20 +78,25 @@ impl Attempt {
 
     /// The route's timeout starts when the request has been read, which may be while a step is waiting.
     fn deadline(&self, bound: Bound) -> Option<(Instant, Failure)> {
-        let route = self.inbound.deadline().map(|at| (at, Failure::Timeout));
-        let one = self
-            .per_try_deadline
-            .filter(|_| bound == Bound::Try)
-            .map(|at| (at, Failure::PerTryTimeout));
-        match (route, one) {
-            (Some(route), Some(one)) if one.0 < route.0 => Some(one),
-            (Some(route), _) => Some(route),
-            (None, one) => one,
-        }
+        let route = (bound != Bound::Silence).then(|| self.inbound.deadline()).flatten();
+        let one = self.per_try_deadline.filter(|_| bound == Bound::Try);
+        let silence = self.inbound.idle_deadline();
+        [
+            route.map(|at| (at, Failure::Timeout)),
+            one.map(|at| (at, Failure::PerTryTimeout)),
+            silence.map(|at| (at, Failure::Idle)),
+        ]
+        .into_iter()
+        .flatten()
+        .min_by_key(|(at, _)| *at)
     }
 
     /// Runs `step` until its deadline; `None`: it has passed, which is noted.
-    pub(crate) async fn bounded<T>(&self, bound: Bound, step: impl Future<Output = T>) -> Option<T> {
+    pub(crate) async fn bounded<T>(
+        &self,
+        bound: Bound,
+        step: impl Future<Output = T>,
+    ) -> Option<T> {
         let mut step = std::pin::pin!(step);
         let mut alarm: Option<Pin<Box<Sleep>>> = None;
         poll_fn(|cx| {

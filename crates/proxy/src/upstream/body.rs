@@ -39,8 +39,7 @@ impl BodyWrite for BodyWriter {
 
     async fn finish(&mut self) -> Result<()> {
         let trailers = self.inbound.trailers();
-        self.inbound
-            .with_outgoing(|outgoing| outgoing.finish(trailers));
+        self.inbound.with_outgoing(|outgoing| outgoing.finish(trailers));
         self.start_flush().await;
         Ok(())
     }

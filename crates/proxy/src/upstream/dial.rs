@@ -38,17 +38,11 @@ pub(crate) struct Destination<'a> {
 /// Dials within the cluster's connect timeout.
 pub(crate) async fn dial(to: Destination<'_>) -> Result<Dialled, Failure> {
     let timeout = to.attempt.cluster.connect_timeout;
-    tokio::time::timeout(timeout, connect(to))
-        .await
-        .unwrap_or(Err(Failure::ConnectTimeout))
+    tokio::time::timeout(timeout, connect(to)).await.unwrap_or(Err(Failure::ConnectTimeout))
 }
 
 async fn connect(to: Destination<'_>) -> Result<Dialled, Failure> {
-    let Destination {
-        attempt,
-        pool,
-        http2,
-    } = to;
+    let Destination { attempt, pool, http2 } = to;
     let link = &attempt.inbound.link;
     let raw = open(attempt, pool, &link.connect_headers).await?;
     let Some(settings) = attempt.cluster.tls.as_ref() else {

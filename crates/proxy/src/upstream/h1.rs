@@ -28,45 +28,26 @@ pub(super) struct H1Exchange {
 
 impl H1Exchange {
     /// Takes or makes a connection and writes the head; with a body at hand, as far as it leaves with it.
-    pub(super) async fn start(attempt: &Arc<Attempt>, request: &RequestHeader, end: bool) -> Result<Self, Failure> {
+    pub(super) async fn start(
+        attempt: &Arc<Attempt>,
+        request: &RequestHeader,
+        end: bool,
+    ) -> Result<Self, Failure> {
         let pool = pool_of(attempt);
         let link = &attempt.inbound.link;
         let connection = match pool.take_h1(link.worker) {
             Some(connection) => connection,
             None => {
-                let (reader, writer) = dial(Destination {
-                    attempt,
-                    pool: &pool,
-                    http2: false,
-                })
-                .await?
-                .split();
-                H1Connection {
-                    reader,
-                    writer,
-                    rest: Bytes::new(),
-                    out: BytesMut::new(),
-                    served: 0,
-                }
+                let (reader, writer) =
+                    dial(Destination { attempt, pool: &pool, http2: false }).await?.split();
+                H1Connection { reader, writer, rest: Bytes::new(), out: BytesMut::new(), served: 0 }
             }
         };
-        let H1Connection {
-            reader,
-            writer,
-            rest,
-            mut out,
-            served,
-        } = connection;
+        let H1Connection { reader, writer, rest, mut out, served } = connection;
         let length = put_head(&mut out, request, end);
         let ended = length == BodyLength::Empty;
-        let mut outgoing = Outgoing::new(
-            Sink::H1 {
-                writer,
-                out,
-                encoder: BodyEncoder::new(length),
-            },
-            ended,
-        );
+        let mut outgoing =
+            Outgoing::new(Sink::H1 { writer, out, encoder: BodyEncoder::new(length) }, ended);
         if ended || !attempt.inbound.body_waits() {
             std::future::poll_fn(|cx| {
                 let _rest_is_flushed_later = outgoing.poll_flush(cx);
@@ -92,10 +73,8 @@ impl H1Exchange {
     /// The next head: interim ones come one by one, then the final one.
     pub(super) async fn head(&mut self, attempt: &Attempt) -> Result<ResponseHeader, Failure> {
         let limits = attempt.inbound.link.instance.limits();
-        let bounds = HeadLimits {
-            bytes: limits.max_response_head,
-            fields: limits.max_response_headers,
-        };
+        let bounds =
+            HeadLimits { bytes: limits.max_response_head, fields: limits.max_response_headers };
         let mut buffer = HeadBuffer::new(std::mem::take(&mut self.rest));
         let head = loop {
             let mut bytes = buffer.take();
@@ -111,9 +90,7 @@ impl H1Exchange {
                 Some(Ok(chunk)) => buffer.push(chunk),
                 _ if started || self.head_seen => return Err(Failure::Reset { reused: false }),
                 _ => {
-                    return Err(Failure::Reset {
-                        reused: self.served > 0,
-                    });
+                    return Err(Failure::Reset { reused: self.served > 0 });
                 }
             }
         };
@@ -147,9 +124,7 @@ impl H1Exchange {
                     Some(Err(_)) => return Err(Failure::Truncated),
                     None => {
                         self.keep_alive = false;
-                        self.decoder
-                            .end_of_stream()
-                            .map_err(|_| Failure::Truncated)?;
+                        self.decoder.end_of_stream().map_err(|_| Failure::Truncated)?;
                     }
                 },
             }
@@ -191,7 +166,8 @@ impl H1Exchange {
     pub(super) fn release(self, attempt: &Attempt) {
         let outgoing = attempt.inbound.take_outgoing();
         let reusable = self.keep_alive && self.is_finished() && self.rest.is_empty();
-        let Some((writer, out)) = outgoing.filter(|_| reusable).and_then(Outgoing::into_writer) else {
+        let Some((writer, out)) = outgoing.filter(|_| reusable).and_then(Outgoing::into_writer)
+        else {
             return;
         };
         let served = self.served.saturating_add(1);
@@ -200,13 +176,8 @@ impl H1Exchange {
             return;
         }
         let link = &attempt.inbound.link;
-        let connection = H1Connection {
-            reader: self.reader,
-            writer,
-            rest: Bytes::new(),
-            out,
-            served,
-        };
+        let connection =
+            H1Connection { reader: self.reader, writer, rest: Bytes::new(), out, served };
         let most = link.instance.limits().max_idle_per_endpoint;
         self.pool.put_h1(link.worker, connection, cluster.idle_timeout, most);
     }

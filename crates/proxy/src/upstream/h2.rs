@@ -36,9 +36,14 @@ pub(super) struct H2Exchange {
 
 impl H2Exchange {
     /// Takes or makes a connection and opens a stream on it.
-    pub(super) async fn start(attempt: &Arc<Attempt>, request: &RequestHeader, end: bool) -> Result<Self, Failure> {
+    pub(super) async fn start(
+        attempt: &Arc<Attempt>,
+        request: &RequestHeader,
+        end: bool,
+    ) -> Result<Self, Failure> {
         let pool = pool_of(attempt);
-        let head = head_of(request).ok_or_else(|| Failure::Protocol("request target".to_owned()))?;
+        let head =
+            head_of(request).ok_or_else(|| Failure::Protocol("request target".to_owned()))?;
         // A pooled connection may have died unnoticed; nothing was sent on it, so another is taken.
         for _ in 0..3 {
             let lease = lease(attempt, &pool).await?;
@@ -48,9 +53,7 @@ impl H2Exchange {
             };
             match send.send_request(head.clone(), end) {
                 Ok((response, stream)) => {
-                    attempt
-                        .inbound
-                        .set_outgoing(Outgoing::new(Sink::H2(stream), end));
+                    attempt.inbound.set_outgoing(Outgoing::new(Sink::H2(stream), end));
                     return Ok(H2Exchange {
                         response: Some(response),
                         body: None,
@@ -92,9 +95,7 @@ impl H2Exchange {
                 }
                 return Err(match error.reason() {
                     Some(Reason::REFUSED_STREAM) => Failure::RefusedStream,
-                    _ => Failure::Reset {
-                        reused: reused && error.is_io(),
-                    },
+                    _ => Failure::Reset { reused: reused && error.is_io() },
                 });
             }
         };
@@ -155,12 +156,7 @@ async fn lease(attempt: &Arc<Attempt>, pool: &EndpointPool) -> Result<H2Lease, F
     if let Some(lease) = pool.take_h2(link.worker, limits) {
         return Ok(lease);
     }
-    let dialled = dial(Destination {
-        attempt,
-        pool,
-        http2: true,
-    })
-    .await?;
+    let dialled = dial(Destination { attempt, pool, http2: true }).await?;
     let closed = Arc::new(AtomicBool::new(false));
     let handshake = async {
         match dialled {
@@ -171,11 +167,16 @@ async fn lease(attempt: &Arc<Attempt>, pool: &EndpointPool) -> Result<H2Lease, F
     let send = tokio::time::timeout(attempt.cluster.connect_timeout, handshake)
         .await
         .map_err(|_| Failure::ConnectTimeout)?
-        .map_err(|error| Failure::Connect(format!("HTTP/2 to {}: {error}", attempt.endpoint.address)))?;
+        .map_err(|error| {
+            Failure::Connect(format!("HTTP/2 to {}: {error}", attempt.endpoint.address))
+        })?;
     Ok(pool.put_h2(link.worker, send, closed, attempt.cluster.idle_timeout))
 }
 
-async fn handshake(io: impl Duplex + 'static, closed: Arc<AtomicBool>) -> Result<SendRequest<Bytes>, h2::Error> {
+async fn handshake(
+    io: impl Duplex + 'static,
+    closed: Arc<AtomicBool>,
+) -> Result<SendRequest<Bytes>, h2::Error> {
     let (send, connection) = h2::client::Builder::new()
         .enable_push(false)
         .initial_window_size(STREAM_WINDOW)
@@ -195,21 +196,14 @@ async fn handshake(io: impl Duplex + 'static, closed: Arc<AtomicBool>) -> Result
 fn head_of(request: &RequestHeader) -> Option<Request<()>> {
     let mut headers = request.headers.clone();
     let authority = headers.remove(header::HOST);
-    for name in [
-        header::CONNECTION,
-        header::TRANSFER_ENCODING,
-        header::UPGRADE,
-    ] {
+    for name in [header::CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE] {
         headers.remove(name);
     }
     headers.remove("keep-alive");
     headers.remove("proxy-connection");
     let authority = Authority::try_from(authority?.as_bytes()).ok()?;
-    let path = request
-        .uri
-        .path_and_query()
-        .cloned()
-        .unwrap_or_else(|| PathAndQuery::from_static("/"));
+    let path =
+        request.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
     let mut parts = http::uri::Parts::default();
     parts.scheme = Some(Scheme::HTTP);
     parts.authority = Some(authority);

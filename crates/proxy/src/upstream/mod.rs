@@ -22,10 +22,10 @@ use self::attempt::Bound;
 use self::body::BodyWriter;
 use self::h1::H1Exchange;
 use self::h2::H2Exchange;
+use ::http::HeaderMap;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::Stream;
-use ::http::HeaderMap;
 use pingora_core::connectors::http::custom::{Connection, Connector};
 use pingora_core::protocols::http::custom::{BodyWrite, CustomMessageWrite, client::Session};
 use pingora_core::protocols::l4::socket::SocketAddr;
@@ -50,7 +50,10 @@ impl Connector for Upstreams {
         Ok((Connection::Session(Upstream::default()), false))
     }
 
-    async fn reused_http_session<P: Peer + Send + Sync + 'static>(&self, _peer: &P) -> Option<Upstream> {
+    async fn reused_http_session<P: Peer + Send + Sync + 'static>(
+        &self,
+        _peer: &P,
+    ) -> Option<Upstream> {
         None
     }
 
@@ -108,11 +111,7 @@ fn not_started() -> Box<Error> {
 #[async_trait]
 impl Session for Upstream {
     async fn write_request_header(&mut self, request: Box<RequestHeader>, end: bool) -> Result<()> {
-        let attempt = request
-            .extensions
-            .get::<Arc<Attempt>>()
-            .cloned()
-            .ok_or_else(not_started)?;
+        let attempt = request.extensions.get::<Arc<Attempt>>().cloned().ok_or_else(not_started)?;
         self.attempt = Some(Arc::clone(&attempt));
         let started = attempt
             .bounded(Bound::Try, async {
@@ -173,11 +172,9 @@ impl Session for Upstream {
                 Exchange::None => Ok(None),
             }
         };
-        let data = if self.upgraded {
-            read.await
-        } else {
-            attempt.bounded(Bound::Route, read).await.ok_or_else(timed_out)?
-        };
+        let bound = if self.upgraded { Bound::Silence } else { Bound::Route };
+        let data = attempt.bounded(bound, read).await.ok_or_else(timed_out)?;
+        attempt.inbound.touch();
         data.map_err(|failure| failed(attempt, failure))
     }
 

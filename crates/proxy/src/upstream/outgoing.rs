@@ -16,11 +16,7 @@ use std::task::{Context, Poll};
 /// Where the request goes.
 pub(crate) enum Sink {
     /// An HTTP/1 connection.
-    H1 {
-        writer: ByteWriter,
-        out: BytesMut,
-        encoder: BodyEncoder,
-    },
+    H1 { writer: ByteWriter, out: BytesMut, encoder: BodyEncoder },
     /// A stream of an HTTP/2 connection.
     H2(SendStream<Bytes>),
 }
@@ -121,11 +117,7 @@ impl Outgoing {
 
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ()>> {
         match &mut self.sink {
-            Sink::H1 {
-                writer,
-                out,
-                encoder,
-            } => {
+            Sink::H1 { writer, out, encoder } => {
                 if self.end == End::Wanted {
                     let encoded = encoder.finish(out, self.trailers.take().as_deref());
                     if encoded.is_err() {

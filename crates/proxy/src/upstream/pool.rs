@@ -83,7 +83,9 @@ impl EndpointPool {
     pub(crate) fn take_h1(&self, worker: usize) -> Option<H1Connection> {
         let mut idle = self.shard(worker).h1.lock();
         while let Some(mut candidate) = idle.pop() {
-            if candidate.since.elapsed() < candidate.timeout && candidate.connection.reader.is_idle() {
+            if candidate.since.elapsed() < candidate.timeout
+                && candidate.connection.reader.is_idle()
+            {
                 return Some(candidate.connection);
             }
         }
@@ -91,14 +93,16 @@ impl EndpointPool {
     }
 
     /// Keeps a connection for the next request, unless `most` are waiting already.
-    pub(crate) fn put_h1(&self, worker: usize, connection: H1Connection, timeout: Duration, most: usize) {
+    pub(crate) fn put_h1(
+        &self,
+        worker: usize,
+        connection: H1Connection,
+        timeout: Duration,
+        most: usize,
+    ) {
         let mut idle = self.shard(worker).h1.lock();
         if idle.len() < most {
-            idle.push(Idle {
-                connection,
-                since: Instant::now(),
-                timeout,
-            });
+            idle.push(Idle { connection, since: Instant::now(), timeout });
         }
     }
 
@@ -141,10 +145,7 @@ impl EndpointPool {
     /// Closes what has been idle for too long.
     pub(crate) fn sweep(&self) {
         for shard in &self.shards {
-            shard
-                .h1
-                .lock()
-                .retain(|idle| idle.since.elapsed() < idle.timeout);
+            shard.h1.lock().retain(|idle| idle.since.elapsed() < idle.timeout);
             shard.h2.lock().retain(|connection| !connection.is_stale());
         }
     }

@@ -25,23 +25,21 @@ struct Compiled(Result<ClusterTls, String>);
 
 impl ClusterTls {
     /// The settings of this cluster. `Err` says what is wrong with them: then nothing is dialled.
-    pub(crate) fn of<'a>(state: &'a ClusterState, settings: &UpstreamTls) -> &'a Result<Self, String> {
+    pub(crate) fn of<'a>(
+        state: &'a ClusterState,
+        settings: &UpstreamTls,
+    ) -> &'a Result<Self, String> {
         &state.extension(|| Compiled(ClusterTls::compile(settings))).0
     }
 
     fn compile(settings: &UpstreamTls) -> Result<Self, String> {
-        let UpstreamTls {
-            sni,
-            ca_file,
-            sans,
-            cert_file,
-            key_file,
-        } = settings;
+        let UpstreamTls { sni, ca_file, sans, cert_file, key_file } = settings;
         let roots = Arc::new(roots(ca_file.as_deref())?);
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let chain = WebPkiServerVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&provider))
-            .build()
-            .map_err(|error| format!("tls.ca_file: {error}"))?;
+        let chain =
+            WebPkiServerVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&provider))
+                .build()
+                .map_err(|error| format!("tls.ca_file: {error}"))?;
         // Without a name nothing is sent as SNI: an address as server name has that effect.
         let name = match sni {
             Some(sni) => ServerName::try_from(sni.clone())
@@ -67,16 +65,16 @@ impl ClusterTls {
                 .with_client_auth_cert(certificates(cert)?, private_key(key)?)
                 .map_err(|error| format!("tls.cert_file {cert}: {error}"))?,
             (None, None) => builder.with_no_client_auth(),
-            _ => return Err("tls: cert_file and key_file belong together; set both or none".to_owned()),
+            _ => {
+                return Err(
+                    "tls: cert_file and key_file belong together; set both or none".to_owned()
+                );
+            }
         };
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         let http1 = Arc::new(config.clone());
         config.alpn_protocols = vec![b"h2".to_vec()];
-        Ok(ClusterTls {
-            http1,
-            http2: Arc::new(config),
-            name,
-        })
+        Ok(ClusterTls { http1, http2: Arc::new(config), name })
     }
 
     /// For one of the two protocols.
@@ -95,9 +93,7 @@ fn roots(ca_file: Option<&str>) -> Result<RootCertStore, String> {
     match ca_file {
         Some(path) => {
             for certificate in certificates(path)? {
-                roots
-                    .add(certificate)
-                    .map_err(|error| format!("tls.ca_file {path}: {error}"))?;
+                roots.add(certificate).map_err(|error| format!("tls.ca_file {path}: {error}"))?;
             }
         }
         None => {
@@ -106,15 +102,15 @@ fn roots(ca_file: Option<&str>) -> Result<RootCertStore, String> {
         }
     }
     if roots.is_empty() {
-        return Err("tls: no CA is trusted; set ca_file, or install the system's CA certificates".to_owned());
+        return Err("tls: no CA is trusted; set ca_file, or install the system's CA certificates"
+            .to_owned());
     }
     Ok(roots)
 }
 
 fn certificates(path: &str) -> Result<Vec<CertificateDer<'static>>, String> {
-    let found: Result<Vec<_>, _> = CertificateDer::pem_file_iter(path)
-        .map_err(|error| format!("{path}: {error}"))?
-        .collect();
+    let found: Result<Vec<_>, _> =
+        CertificateDer::pem_file_iter(path).map_err(|error| format!("{path}: {error}"))?.collect();
     match found {
         Ok(found) if found.is_empty() => Err(format!("{path}: holds no PEM certificate")),
         found => found.map_err(|error| format!("{path}: {error}")),
@@ -144,9 +140,13 @@ impl ServerCertVerifier for SanVerifier {
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
         if self.sans.is_empty() {
-            return self
-                .chain
-                .verify_server_cert(end_entity, intermediates, server_name, ocsp, now);
+            return self.chain.verify_server_cert(
+                end_entity,
+                intermediates,
+                server_name,
+                ocsp,
+                now,
+            );
         }
         rustls::client::verify_server_cert_signed_by_trust_anchor(
             &ParsedCertificate::try_from(end_entity)?,
@@ -160,7 +160,9 @@ impl ServerCertVerifier for SanVerifier {
         let names = certificate.subject_alternative_name().ok().flatten();
         let named = names.is_some_and(|names| {
             names.value.general_names.iter().any(|name| match name {
-                GeneralName::DNSName(dns) => self.sans.iter().any(|san| san.eq_ignore_ascii_case(dns)),
+                GeneralName::DNSName(dns) => {
+                    self.sans.iter().any(|san| san.eq_ignore_ascii_case(dns))
+                }
                 GeneralName::URI(uri) => self.sans.iter().any(|san| san == uri),
                 _ => false,
             })

@@ -35,10 +35,10 @@ pub(crate) fn search(pattern: &str) -> Result<Regex, String> {
 pub(crate) fn literal_prefix(pattern: &str) -> Vec<u8> {
     let parse = |unicode: bool, pattern: &str| {
         let mut parser = regex_syntax::ParserBuilder::new();
-        parser.unicode(unicode).utf8(false).build().parse(pattern)
+        parser.unicode(unicode).utf8(false).build().parse(pattern).ok()
     };
     let Ok(pattern) = anchored(pattern) else { return Vec::new() };
-    let Ok(hir) = parse(false, &pattern).or_else(|_| parse(true, &pattern)) else {
+    let Some(hir) = parse(false, &pattern).or_else(|| parse(true, &pattern)) else {
         return Vec::new();
     };
     let literals = Extractor::new().extract(&hir);

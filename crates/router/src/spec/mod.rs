@@ -87,7 +87,7 @@ pub mod duration {
 
     /// Prints in the largest unit that loses nothing.
     pub fn print(value: Duration) -> String {
-        if value.subsec_micros() % 1000 != 0 {
+        if !value.subsec_micros().is_multiple_of(1000) {
             format!("{}us", value.as_micros())
         } else if value.subsec_millis() != 0 {
             format!("{}ms", value.as_millis())

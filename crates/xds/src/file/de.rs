@@ -7,7 +7,7 @@ use super::tree::{self, NodeId, Tree, Value};
 use serde::de::value::BorrowedStrDeserializer;
 use serde::de::{
     Deserialize, DeserializeSeed, Deserializer, EnumAccess, Error as _, Expected, MapAccess,
-    SeqAccess, Unexpected, VariantAccess, Visitor,
+    SeqAccess, VariantAccess, Visitor,
 };
 use serde::forward_to_deserialize_any;
 use std::fmt;
@@ -105,20 +105,13 @@ impl<'n, 't> Cursor<'n, 't> {
 
     fn mismatch(self, expected: &dyn Expected) -> TreeError {
         let found = match self.value() {
-            Value::List(_) => Unexpected::Other("a list"),
-            Value::Map(_) => Unexpected::Other("a map"),
-            Value::Text(text) => Unexpected::Str(text),
-            Value::Plain(plain) if plain.is_empty() => Unexpected::Other("nothing"),
-            Value::Plain(plain) if tree::is_null(plain) => Unexpected::Other("null"),
-            Value::Plain(plain) => {
-                return TreeError::custom(format_args!("found `{plain}`, expected {expected}"));
-            }
+            Value::List(_) => "a list".to_owned(),
+            Value::Map(_) => "a map".to_owned(),
+            Value::Text(text) => format!("the string \"{text}\""),
+            Value::Plain(plain) if plain.is_empty() => "nothing".to_owned(),
+            Value::Plain(plain) => format!("`{plain}`"),
         };
-        let message = match found {
-            Unexpected::Str(text) => format!("found the string \"{text}\", expected {expected}"),
-            other => format!("found {other}, expected {expected}"),
-        };
-        TreeError::custom(message)
+        TreeError::custom(format_args!("found {found}, expected {expected}"))
     }
 
     /// The text of a scalar that can be taken as a string.
@@ -160,7 +153,7 @@ impl<'n, 't> Cursor<'n, 't> {
     }
 }
 
-/// `a, b or c`, each in backquotes.
+/// Names in backquotes.
 fn alternatives(names: &[&str]) -> String {
     names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
 }

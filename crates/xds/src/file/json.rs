@@ -25,9 +25,7 @@ pub(super) fn document(text: &str) -> Result<Document, Problem> {
 /// Every level is scanned again for each level above it, so this is for texts that are known to
 /// be wrong.
 pub(super) fn tree(text: &str) -> Option<Result<Tree<'_>, Problem>> {
-    let mut lines: Vec<usize> = vec![0];
-    lines.extend(text.bytes().enumerate().filter(|(_, b)| *b == b'\n').map(|(at, _)| at + 1));
-    let mut builder = Builder { text, lines, tree: Tree::new(true) };
+    let mut builder = Builder { text, passed: (0, Position::START), tree: Tree::new(true) };
     let raw: &RawValue = serde_json::from_str(text).ok()?;
     let root = match builder.value(raw, 0)? {
         Ok(root) => root,
@@ -46,19 +44,23 @@ fn clamp(line: usize, column: usize) -> Position {
 
 struct Builder<'t> {
     text: &'t str,
-    /// Offset of the first byte of each line.
-    lines: Vec<usize>,
+    /// Offset and position of the value that was met last; values are met in the order of the text.
+    passed: (usize, Position),
     tree: Tree<'t>,
 }
 
 impl<'t> Builder<'t> {
-    fn position(&self, raw: &'t RawValue) -> Position {
+    fn position(&mut self, raw: &'t RawValue) -> Position {
         let offset = raw.get().as_ptr().addr().saturating_sub(self.text.as_ptr().addr());
-        let line = self.lines.partition_point(|start| *start <= offset);
-        let start =
-            line.checked_sub(1).and_then(|index| self.lines.get(index)).copied().unwrap_or(0);
-        let before = self.text.get(start..offset).map_or(0, |text| text.chars().count());
-        clamp(line, before + 1)
+        let (from, mut position) = self.passed;
+        for character in self.text.get(from..offset).unwrap_or_default().chars() {
+            position = match character {
+                '\n' => Position { line: position.line + 1, column: 1 },
+                _ => Position { column: position.column + 1, ..position },
+            };
+        }
+        self.passed = (offset, position);
+        position
     }
 
     fn value(&mut self, raw: &'t RawValue, depth: u32) -> Option<Result<NodeId, Problem>> {
