@@ -19,6 +19,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::net::TcpListener;
 
 /// One running mesh, as the admin pages see it.
 pub struct Entry {
@@ -107,6 +108,7 @@ impl Fleet {
     /// Compiles, publishes and listens, in this order: the first tunnel finds everything in place.
     pub async fn start(&mut self, new: NewMesh) -> Result<SocketAddr, StartError> {
         let NewMesh { config, resources, identity, watch } = new;
+        free(&config).await?;
         let mut compiler = Compiler::new(&config.name);
         let mesh = compiler.compile(&resources).map_err(StartError::Resources)?;
         warn(&config.name, mesh.warnings());
@@ -169,6 +171,16 @@ impl Fleet {
     fn publish_roster(&self) {
         let entries = self.members.values().map(|member| Arc::clone(&member.entry)).collect();
         self.roster.0.store(Arc::new(entries));
+    }
+}
+
+/// Whether the address can be had. An instance registers its metrics for good, so none is made
+/// for an address that is taken.
+async fn free(config: &MeshConfig) -> Result<(), ListenError> {
+    let MeshConfig { name, listen, .. } = config;
+    match TcpListener::bind(listen).await {
+        Ok(_) => Ok(()),
+        Err(source) => Err(ListenError { address: *listen, mesh: name.clone(), source }),
     }
 }
 

@@ -59,9 +59,12 @@ impl Logging {
                 .with_ansi(std::io::stderr().is_terminal())
                 .log_internal_errors(false)
                 .boxed(),
-            LogFormat::Json => {
-                fmt::layer().json().flatten_event(true).with_writer(std::io::stderr).log_internal_errors(false).boxed()
-            }
+            LogFormat::Json => fmt::layer()
+                .json()
+                .flatten_event(true)
+                .with_writer(std::io::stderr)
+                .log_internal_errors(false)
+                .boxed(),
         };
         // Fails only where a subscriber is installed already, which then stays in charge.
         let _ = tracing_subscriber::registry().with(layer).with(lines).try_init();

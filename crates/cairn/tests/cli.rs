@@ -106,6 +106,20 @@ fn curl_names_a_waypoint_that_is_not_there() {
     assert!(stderr(&output).contains(&free.to_string()));
 }
 
+#[cfg(unix)]
+#[test]
+fn a_reader_that_has_gone_is_no_failure() {
+    use std::process::Stdio;
+    let mut child = Command::new(env!("CARGO_BIN_EXE_cairn"))
+        .args(["demo", "--once"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    assert!(child.wait().unwrap().success());
+}
+
 #[test]
 fn the_demo_is_as_expected() {
     let output = cairn(&["demo", "--once"]);

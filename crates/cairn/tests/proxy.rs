@@ -321,6 +321,39 @@ fn a_change_is_published_and_a_mistake_keeps_the_last_good_one() {
 }
 
 #[test]
+fn meshes_come_and_go_while_others_run() {
+    let proxy = Proxy::start();
+    let file = proxy.dir.path().join("mesh.yaml");
+    let one = std::fs::read_to_string(&file).unwrap();
+    let second = "  - name: second
+    listen: 127.0.0.1:0
+    identity: { dev: { id: 'spiffe://other/ns/a/sa/b' } }
+";
+    std::fs::write(&file, format!("{one}{second}")).unwrap();
+    let line = proxy.log.wait("HBONE");
+    assert_eq!(line["mesh"], "second");
+    let config: serde_json::Value =
+        serde_json::from_str(&page(proxy.admin, "GET", "/config").1).unwrap();
+    assert_eq!(config["meshes"].as_array().unwrap().len(), 2);
+    assert!(page(proxy.admin, "GET", "/clusters").1.contains("mesh/app::"));
+
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let third = second.replace("second", "third");
+    let third = third.replace("127.0.0.1:0", &taken.local_addr().unwrap().to_string());
+    std::fs::write(&file, format!("{one}{third}")).unwrap();
+    assert_eq!(proxy.log.wait("mesh removed")["mesh"], "second");
+    assert_eq!(proxy.log.wait("waiting")["mesh"], "third");
+    assert_eq!(page(proxy.health, "GET", "/healthz/ready").0, 200, "the others are ready");
+    drop(taken);
+    assert_eq!(proxy.log.wait("HBONE")["mesh"], "third");
+    assert!(proxy.curl.get(&[]).status.success());
+
+    std::fs::write(&file, one.replace("listen: 127.0.0.1:0", "listen: 127.0.0.1:1")).unwrap();
+    assert_eq!(proxy.log.wait("after a restart")["field"], "listen");
+    assert!(proxy.curl.get(&[]).status.success());
+}
+
+#[test]
 fn sigterm_finishes_what_is_in_flight_and_exits_0() {
     let mut proxy = Proxy::start();
     assert_eq!(page(proxy.health, "GET", "/healthz/ready"), (200, "ready\n".to_owned()));

@@ -6,7 +6,7 @@
 
 use crate::counters::Raised;
 use crate::date;
-use crate::downstream::{Inbound, inbound_of};
+use crate::downstream::{ANSWERED_EARLY, Inbound, inbound_of};
 use crate::exchange::{Exchange, Routed};
 use crate::grpc;
 use crate::headers;
@@ -563,6 +563,9 @@ impl ProxyHttp for Hooks {
         ctx: &mut Exchange,
     ) -> FailToProxy {
         let nothing = FailToProxy { error_code: 0, can_reuse_downstream: true };
+        if *error.etype() == ANSWERED_EARLY {
+            return nothing;
+        }
         if is_answered(session) {
             record::cut_short(ctx, error);
             return nothing;

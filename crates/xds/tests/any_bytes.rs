@@ -117,8 +117,6 @@ fn accepted(format: Format, bytes: &[u8]) -> Option<Config> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
-
     #[test]
     fn arbitrary_bytes(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
         try_both(&bytes);

@@ -35,7 +35,7 @@ impl fmt::Display for Table {
         let what = width(|row| row.what, "what");
         let expected = width(|row| &row.expected, "expected");
         let seen = width(|row| &row.seen, "seen");
-        writeln!(f, "  {:what$}  {:expected$}  {:seen$}", "what", "expected", "seen")?;
+        writeln!(f, "  {:what$}  {:expected$}  {:seen$}  result", "what", "expected", "seen")?;
         writeln!(f, "  {:-<what$}  {:-<expected$}  {:-<seen$}  ------", "", "", "")?;
         for row in &self.0 {
             let verdict = if row.ok { "ok" } else { "FAILED" };

@@ -83,10 +83,7 @@ impl World {
         let waypoint_id = waypoint_id(&config)?;
         let ca = DevCa::new(waypoint_id.trust_domain()).map_err(failed("the CA"))?;
         let issuer = Issuer { files: directory()?, ca };
-        say!(
-            "A CA that nobody else trusts, and certificates in {}",
-            issuer.files.path().display()
-        );
+        say!("A CA that nobody else trusts, and certificates in {}", issuer.files.path().display());
 
         let app_id = issuer.id("shop", "app")?;
         let app = issuer.issue(&app_id)?.0;
@@ -234,10 +231,11 @@ fn waypoint_id(config: &MeshConfig) -> Result<SpiffeId, Failure> {
 
 /// Readable for its owner only; removed when it is dropped.
 fn directory() -> Result<TempDir, Failure> {
-    tempfile::Builder::new()
-        .prefix("cairn-demo-")
-        .tempdir()
-        .map_err(failed("a directory for certificates"))
+    let mut builder = tempfile::Builder::new();
+    builder.prefix("cairn-demo-");
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o700));
+    builder.tempdir().map_err(failed("a directory for certificates"))
 }
 
 /// Where the configuration would like the pod's HBONE to be.

@@ -574,6 +574,9 @@ impl Session for H1Session {
 
     async fn read_body_or_idle(&mut self, no_body_expected: bool) -> Result<Option<Bytes>> {
         let reading = !no_body_expected && !self.decoder.is_done();
+        if reading && self.complete && !self.upgraded {
+            return Err(super::answered_early());
+        }
         let Self { conn, inbound, .. } = self;
         let Some(conn) = conn.as_mut() else {
             return Err(

@@ -443,6 +443,9 @@ impl Session for H2Session {
 
     async fn read_body_or_idle(&mut self, no_body_expected: bool) -> Result<Option<Bytes>> {
         let reading = !no_body_expected && !self.body_done;
+        if reading && self.complete {
+            return Err(super::answered_early());
+        }
         let Self { inbound, send, respond, complete, .. } = self;
         let reset = poll_fn(|cx| {
             let reset = match send.as_mut() {

@@ -20,6 +20,7 @@ use http::HeaderMap;
 use parking_lot::Mutex;
 use pingora_core::protocols::Digest;
 use pingora_core::protocols::raw_connect::ProxyDigest;
+use pingora_error::{Error, ErrorType};
 use pingora_http::ResponseHeader;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -272,6 +273,14 @@ impl Replay {
         }
     }
 }
+
+/// The response is over and the request is not: the rest of it is of no use to anybody.
+fn answered_early() -> Box<Error> {
+    Error::explain(ANSWERED_EARLY, "answered before the request was over").into_down()
+}
+
+/// How [`answered_early`] is told from a client that has gone.
+pub(crate) const ANSWERED_EARLY: ErrorType = ErrorType::new("AnsweredEarly");
 
 /// Pingora's form of an address.
 fn pingora_addr(addr: SocketAddr) -> pingora_core::protocols::l4::socket::SocketAddr {

@@ -1,9 +1,9 @@
 //! Configuration from files.
 //!
 //! Bytes → `tree` with positions → `document` (what one file holds) → merged [`Config`]. JSON skips
-//! the tree while nothing is wrong with it. Whatever is wrong is said as a
-//! [`FileError`]: file, line, field, expectation. [`FileSource`] follows changes and keeps the
-//! last good [`Config`] while a file is broken.
+//! the tree while nothing is wrong with it. Whatever is wrong is said as a [`FileError`]: file, line,
+//! field, expectation. [`FileSource`] follows changes and keeps the last good [`Config`] while a file
+//! is broken.
 
 mod check;
 mod config;

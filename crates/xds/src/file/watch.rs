@@ -225,3 +225,48 @@ fn locate(file: &Path, bytes: Option<&[u8]>, problems: Vec<Problem>) -> Vec<File
     };
     problems.into_iter().map(|problem| problem.in_file(file)).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    fn text(workers: usize) -> String {
+        format!(
+            "workers: {workers}\nmeshes: [{{name: a, identity: {{dev: {{id: 'spiffe://t/ns/n/sa/s'}}}}}}]\n"
+        )
+    }
+
+    #[test]
+    fn the_same_bytes_are_no_change() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.yaml");
+        fs::write(&path, text(1)).unwrap();
+        let first = Look::at(&path, &Seen::default());
+        assert!(matches!(first.outcome, Some(Ok(_))));
+        assert!(Look::at(&path, &first.seen).outcome.is_none());
+
+        // Written again, and another file with the same bytes.
+        fs::write(&path, text(1)).unwrap();
+        let touched = Look::at(&path, &first.seen);
+        assert!(touched.outcome.is_none());
+        fs::write(dir.path().join("new"), text(1)).unwrap();
+        fs::rename(dir.path().join("new"), &path).unwrap();
+        let moved = Look::at(&path, &touched.seen);
+        assert!(moved.outcome.is_none());
+
+        fs::write(&path, text(2)).unwrap();
+        let changed = Look::at(&path, &moved.seen);
+        assert_eq!(changed.outcome.unwrap().unwrap().config.workers, 2);
+
+        // A broken file is reported once.
+        fs::write(&path, "workers: [").unwrap();
+        let broken = Look::at(&path, &changed.seen);
+        assert!(matches!(broken.outcome, Some(Err(_))));
+        assert!(Look::at(&path, &broken.seen).outcome.is_none());
+        fs::remove_file(&path).unwrap();
+        let gone = Look::at(&path, &broken.seen);
+        assert!(matches!(gone.outcome, Some(Err(_))));
+        assert!(Look::at(&path, &gone.seen).outcome.is_none());
+    }
+}
