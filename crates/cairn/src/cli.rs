@@ -113,7 +113,7 @@ pub struct CheckArgs {
 /// Arguments of `curl`.
 #[derive(Debug, Args)]
 pub struct CurlArgs {
-    /// What to ask for: http://HOST[:PORT]/PATH
+    /// What to ask for, such as `http://app.shop:8080/path`
     pub url: String,
     /// HBONE address of the waypoint
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:15008")]

@@ -58,7 +58,11 @@ async fn serve(args: &ProxyArgs, logging: Logging) -> Result<ExitCode, Failure> 
 
     let threads = threads(args, &config);
     let telemetry = Telemetry::new(threads);
-    let workers = Workers::start(threads, Placement::default())
+    let placement = match config.placement {
+        cairn_xds::Placement::Local => Placement::Local,
+        cairn_xds::Placement::Spread => Placement::Spread,
+    };
+    let workers = Workers::start(threads, placement)
         .map_err(|error| Failure::new(format!("worker threads do not start: {error}")))?;
     tracing::info!(threads, "workers run");
     let fleet = Fleet::new(workers, Arc::clone(&telemetry));
@@ -74,7 +78,7 @@ async fn serve(args: &ProxyArgs, logging: Logging) -> Result<ExitCode, Failure> 
     });
     open_pages(args, &config, &admin).await?;
 
-    let mut meshes = Reconciler::new(fleet, Arc::clone(&readiness));
+    let mut meshes = Reconciler::new(fleet, Arc::clone(&readiness), &config);
     meshes.start(&source, &config).await?;
     let mut retry = tokio::time::interval(RETRY_INTERVAL);
     retry.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

@@ -3,6 +3,7 @@
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+use std::cell::RefCell;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -31,6 +32,8 @@ struct Proxy {
 /// The process' log lines, as JSON.
 struct Log {
     lines: mpsc::Receiver<serde_json::Value>,
+    /// Came while another was waited for.
+    passed: RefCell<Vec<serde_json::Value>>,
 }
 
 impl Log {
@@ -45,20 +48,24 @@ impl Log {
                 }
             }
         });
-        Log { lines }
+        Log { lines, passed: RefCell::default() }
     }
 
-    /// Waits for a line with this in its message.
+    /// Waits for a line with this in its message; each line is found once.
     fn wait(&self, message: &str) -> serde_json::Value {
         let until = Instant::now() + PATIENCE;
-        let mut seen = Vec::new();
+        let wanted = |line: &serde_json::Value| {
+            line["message"].as_str().is_some_and(|found| found.contains(message))
+        };
+        let mut passed = self.passed.borrow_mut();
+        if let Some(index) = passed.iter().position(wanted) {
+            return passed.remove(index);
+        }
         loop {
             match self.lines.recv_timeout(until.saturating_duration_since(Instant::now())) {
-                Ok(line) if line["message"].as_str().is_some_and(|m| m.contains(message)) => {
-                    return line;
-                }
-                Ok(line) => seen.push(line),
-                Err(_) => panic!("no line with `{message}` in {seen:?}"),
+                Ok(line) if wanted(&line) => return line,
+                Ok(line) => passed.push(line),
+                Err(_) => panic!("no line with `{message}` in {passed:?}"),
             }
         }
     }

@@ -18,7 +18,7 @@ pub enum HandshakeFailure {
     Timeout,
     /// The peer closed or reset the connection.
     Closed,
-    /// TLS was complete, but what came was not the HTTP/2 preface.
+    /// TLS was complete, but what came was not HTTP/2.
     Preface,
 }
 

@@ -1,12 +1,17 @@
 //! One outer connection of the originator: how it is established, and its driver.
+//!
+//! A connection counts as established when the peer's SETTINGS have come. Then two things are certain that the TLS
+//! handshake alone leaves open: the peer has accepted our certificate, and we know how many streams it admits, so that
+//! no CONNECT waits inside h2 for a stream that another tunnel holds.
 
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::task::Poll;
 
 use bytes::Bytes;
-use cairn_identity::Identity;
+use cairn_identity::{Identity, PeerRefusal};
 use h2::Reason;
 use h2::client::{Connection, SendRequest};
 use rustls_pki_types::ServerName;
@@ -17,7 +22,7 @@ use tokio_rustls::client::TlsStream;
 
 use crate::counters::{HandshakeFailure, OriginatorCounters, increase};
 use crate::defer::Defer;
-use crate::flood::{Cut, CutCell, FloodLimits, Metered, tls_refusal};
+use crate::flood::{FloodLimits, Metered, Wire, tls_refusal};
 use crate::originator::{ConnectError, OriginatorConfig};
 use crate::pool::{Dialing, Key, Member};
 use crate::terminator::{frame_size, window};
@@ -28,15 +33,18 @@ type Http2 = Connection<Metered<TlsStream<TcpStream>>, Bytes>;
 struct Established {
     request: SendRequest<Bytes>,
     http2: Http2,
-    cut: CutCell,
+    wire: Arc<Wire>,
 }
+
+/// Why there is no connection: for the counter and for the callers.
+type Failure = (HandshakeFailure, ConnectError);
 
 /// What the connections of one originator have in common.
 #[derive(Debug)]
 pub(crate) struct Dialer {
     pub(crate) identity: Identity,
     pub(crate) config: OriginatorConfig,
-    pub(crate) counters: std::sync::Arc<OriginatorCounters>,
+    pub(crate) counters: Arc<OriginatorCounters>,
 }
 
 /// Counts the end of a connection.
@@ -54,7 +62,7 @@ impl Dialer {
         increase(&self.counters.dials);
         // Boxed: the handshake is much larger than what comes after it, and short-lived.
         let established = Box::pin(self.establish(dialing.key())).await;
-        let Established { request, http2, cut } = match established {
+        let Established { request, http2, wire } = match established {
             Ok(established) => established,
             Err((failure, error)) => {
                 self.counters.dial_failed(&failure);
@@ -65,44 +73,60 @@ impl Dialer {
         increase(&self.counters.connections_opened);
         let _open = Open(&self.counters);
         let outer = dialing.key().outer;
-        if let Some(member) = dialing.succeed(request, CutCell::clone(&cut)) {
-            let ended = self.drive(http2, &member).await;
-            if let Err(error) = ended {
-                let calmed =
-                    error.is_library() && error.reason() == Some(Reason::ENHANCE_YOUR_CALM);
-                if calmed || matches!(cut.get(), Some(Cut::Flood)) {
-                    increase(&self.counters.floods);
-                }
-                tracing::debug!(%outer, %error, "outer connection ended");
-            }
+        if let Some(member) = dialing.succeed(request)
+            && let Err(error) = self.drive(http2, &member).await
+        {
+            self.count_flood(&error, &wire);
+            tracing::debug!(%outer, %error, "outer connection ended");
         }
     }
 
-    async fn establish(&self, key: &Key) -> Result<Established, (HandshakeFailure, ConnectError)> {
+    fn count_flood(&self, error: &h2::Error, wire: &Wire) {
+        let calmed = error.is_library() && error.reason() == Some(Reason::ENHANCE_YOUR_CALM);
+        if calmed || wire.is_flooded() {
+            increase(&self.counters.floods);
+        }
+    }
+
+    async fn establish(&self, key: &Key) -> Result<Established, Failure> {
         let Self { identity, config, .. } = self;
         let dial = async {
             let tcp = TcpStream::connect(key.outer).await.map_err(closed)?;
             socket::prepare(&tcp).map_err(closed)?;
             let connector = TlsConnector::from(identity.client_config(&key.expected));
             let name = ServerName::IpAddress(key.outer.ip().into());
-            let tls =
-                connector.connect(name, tcp).await.map_err(|error| match tls_refusal(&error) {
-                    Some(refusal) => {
-                        (HandshakeFailure::Refused(refusal.clone()), ConnectError::Tls(refusal))
-                    }
-                    None => closed(error),
-                })?;
-            let cut = CutCell::default();
-            let io = Metered::new(tls, 0, &config.flood, CutCell::clone(&cut));
-            let (request, http2) = builder(config)
-                .handshake(io)
-                .await
-                .map_err(|error| closed(crate::stream::into_io(error)))?;
-            Ok(Established { request, http2, cut })
+            let tls = connector.connect(name, tcp).await.map_err(tls_failed)?;
+            let wire = Arc::<Wire>::default();
+            let io = Metered::new(tls, 0, &config.flood, Arc::clone(&wire));
+            let handshaken = builder(config).handshake(io).await;
+            let (request, mut http2) = handshaken.map_err(|error| self.failed(error, &wire))?;
+            let ended = poll_fn(|cx| match Pin::new(&mut http2).poll(cx) {
+                Poll::Pending if wire.has_settings() => Poll::Ready(None),
+                Poll::Pending => Poll::Pending,
+                Poll::Ready(end) => Poll::Ready(Some(end)),
+            });
+            match ended.await {
+                None => Ok(Established { request, http2, wire }),
+                Some(Ok(())) => Err(closed(io::ErrorKind::UnexpectedEof.into())),
+                Some(Err(error)) => Err(self.failed(error, &wire)),
+            }
         };
         timeout(config.connect_timeout, dial)
             .await
             .unwrap_or(Err((HandshakeFailure::Timeout, ConnectError::Timeout)))
+    }
+
+    /// HTTP/2 ended before the peer's SETTINGS.
+    fn failed(&self, error: h2::Error, wire: &Wire) -> Failure {
+        self.count_flood(&error, wire);
+        if let Some(refusal) = wire.refusal() {
+            return refused(refusal.clone());
+        }
+        let failure = match error.is_io() {
+            true => HandshakeFailure::Closed,
+            false => HandshakeFailure::Preface,
+        };
+        (failure, ConnectError::Dial(crate::stream::into_io(error)))
     }
 
     /// Until the connection has ended: by itself, by silence, or because it was idle and its last reference left with
@@ -131,8 +155,19 @@ impl Dialer {
     }
 }
 
-fn closed(error: io::Error) -> (HandshakeFailure, ConnectError) {
+fn closed(error: io::Error) -> Failure {
     (HandshakeFailure::Closed, ConnectError::Dial(error))
+}
+
+fn refused(refusal: PeerRefusal) -> Failure {
+    (HandshakeFailure::Refused(refusal.clone()), ConnectError::Tls(refusal))
+}
+
+fn tls_failed(error: io::Error) -> Failure {
+    match tls_refusal(&error) {
+        Some(refusal) => refused(refusal),
+        None => closed(error),
+    }
 }
 
 /// The h2 settings of our side.

@@ -8,6 +8,7 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 
@@ -63,29 +64,42 @@ impl Default for FloodLimits {
     }
 }
 
-/// Why a connection was cut below HTTP/2, where the h2 crate only passes a text on.
-#[derive(Debug, Clone)]
-pub(crate) enum Cut {
-    /// The peer sent too many control frames.
-    Flood,
-    /// TLS failed after the handshake: in TLS 1.3 a client learns here that its certificate was refused.
-    Tls(PeerRefusal),
+/// What happens on the wire and the h2 crate does not tell. Written by [`Metered`].
+#[derive(Debug, Default)]
+pub(crate) struct Wire {
+    flooded: AtomicBool,
+    settings: AtomicBool,
+    refusal: OnceLock<PeerRefusal>,
 }
 
-/// Set at most once, by [`Metered`]; read when the connection has ended.
-pub(crate) type CutCell = Arc<OnceLock<Cut>>;
+impl Wire {
+    /// The peer sent too many control frames.
+    pub(crate) fn is_flooded(&self) -> bool {
+        self.flooded.load(Ordering::Relaxed)
+    }
+
+    /// The peer's first SETTINGS have come, so its limits are known when h2 has been polled to its end.
+    pub(crate) fn has_settings(&self) -> bool {
+        self.settings.load(Ordering::Relaxed)
+    }
+
+    /// TLS failed after the handshake: in TLS 1.3 a client learns here that its certificate was refused.
+    pub(crate) fn refusal(&self) -> Option<&PeerRefusal> {
+        self.refusal.get()
+    }
+}
 
 /// A connection's bytes with the peer's frames metered.
 pub(crate) struct Metered<IO> {
     io: IO,
     meter: Meter,
-    cut: CutCell,
+    wire: Arc<Wire>,
 }
 
 impl<IO> Metered<IO> {
     /// `preface` bytes come before the peer's first frame.
-    pub(crate) fn new(io: IO, preface: usize, limits: &FloodLimits, cut: CutCell) -> Self {
-        Self { io, meter: Meter::new(preface, limits), cut }
+    pub(crate) fn new(io: IO, preface: usize, limits: &FloodLimits, wire: Arc<Wire>) -> Self {
+        Self { io, meter: Meter::new(preface, limits), wire }
     }
 }
 
@@ -99,14 +113,17 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Metered<IO> {
         let before = buf.filled().len();
         if let Err(error) = ready!(Pin::new(&mut this.io).poll_read(cx, buf)) {
             if let Some(refusal) = tls_refusal(&error) {
-                let _ = this.cut.set(Cut::Tls(refusal));
+                let _ = this.wire.refusal.set(refusal);
             }
             return Poll::Ready(Err(error));
         }
         let (_, received) = buf.filled().split_at(before);
         if this.meter.received(received).is_err() {
-            let _ = this.cut.set(Cut::Flood);
+            this.wire.flooded.store(true, Ordering::Relaxed);
             return Poll::Ready(Err(io::Error::other("too many control frames")));
+        }
+        if this.meter.settings == Settings::Complete && !this.wire.has_settings() {
+            this.wire.settings.store(true, Ordering::Relaxed);
         }
         Poll::Ready(Ok(()))
     }
@@ -159,6 +176,14 @@ pub(crate) fn tls_refusal(error: &io::Error) -> Option<PeerRefusal> {
 #[derive(Debug)]
 struct Flooded;
 
+/// How much of the peer's first SETTINGS frame has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Settings {
+    Expected,
+    Begun,
+    Complete,
+}
+
 /// Follows frame boundaries and keeps the tokens.
 #[derive(Debug)]
 struct Meter {
@@ -166,6 +191,7 @@ struct Meter {
     header_filled: usize,
     /// Bytes to pass over: the preface, or the rest of a payload.
     skip: usize,
+    settings: Settings,
     tokens: u32,
     /// Sent bytes that have not made a token yet.
     sent: usize,
@@ -180,6 +206,7 @@ impl Meter {
             header: [0; FRAME_HEADER_BYTES],
             header_filled: 0,
             skip: preface,
+            settings: Settings::Expected,
             tokens: limits.control_frame_burst,
             sent: 0,
             burst: limits.control_frame_burst,
@@ -194,6 +221,7 @@ impl Meter {
                 let (skipped, rest) = bytes.split_at(self.skip.min(bytes.len()));
                 self.skip -= skipped.len();
                 bytes = rest;
+                self.settled();
                 continue;
             }
             let (_, missing) = self.header.split_at_mut(self.header_filled);
@@ -210,13 +238,24 @@ impl Meter {
                 self.skip = length;
                 self.frame(kind, length)?;
             }
+            self.settled();
         }
         Ok(())
+    }
+
+    fn settled(&mut self) {
+        if self.skip == 0 && self.settings == Settings::Begun {
+            self.settings = Settings::Complete;
+        }
     }
 
     fn frame(&mut self, kind: u8, length: usize) -> Result<(), Flooded> {
         const DATA: u8 = 0;
         const HEADERS: u8 = 1;
+        const SETTINGS: u8 = 4;
+        if kind == SETTINGS && self.settings == Settings::Expected {
+            self.settings = Settings::Begun;
+        }
         match kind {
             DATA if length > 0 => self.give(1),
             DATA | HEADERS => {}
@@ -312,6 +351,19 @@ mod tests {
             meter.received(&frame(0, 0)).unwrap();
         }
         assert!(meter.received(&frame(3, 4)).is_err());
+    }
+
+    #[tokio::test]
+    async fn settings_are_seen_when_they_are_complete() {
+        for payload in [0, 6, 12] {
+            let mut meter = Meter::new(0, &FloodLimits::default());
+            let settings = frame(4, payload);
+            let (last, most) = settings.split_last().unwrap();
+            meter.received(most).unwrap();
+            assert_ne!(meter.settings, Settings::Complete);
+            meter.received(&[*last]).unwrap();
+            assert_eq!(meter.settings, Settings::Complete);
+        }
     }
 
     proptest! {

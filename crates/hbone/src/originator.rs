@@ -20,7 +20,7 @@ use tokio::time::timeout;
 use crate::authority::{AuthorityError, Target};
 use crate::counters::{OriginatorCounters, increase};
 use crate::dial::Dialer;
-use crate::flood::{Cut, FloodLimits};
+use crate::flood::FloodLimits;
 use crate::headers::ConnectHeaders;
 use crate::pool::{Key, Outcome, Pick, Pool, Slot};
 use crate::stream::TunnelStream;
@@ -40,7 +40,7 @@ pub struct OriginatorConfig {
     pub max_connections_per_peer: usize,
     /// A connection without a tunnel is closed after this, as in ztunnel. Default 5 min.
     pub idle_timeout: Duration,
-    /// For a dial (TCP, TLS), and for a whole [`Originator::connect`] including the answer to the CONNECT. Default 10 s.
+    /// For a dial (TCP, TLS, the peer's SETTINGS), and for a whole [`Originator::connect`] including the answer to the CONNECT. Default 10 s.
     pub connect_timeout: Duration,
     /// What the peer may send on one stream before we take it, in bytes. Default 1 MiB.
     pub initial_stream_window: u32,
@@ -89,7 +89,7 @@ pub enum ConnectError {
     /// The authority given cannot be one.
     #[error("cannot connect: {0}")]
     Authority(#[from] AuthorityError),
-    /// The outer TCP connection was not made, or ended during the TLS handshake.
+    /// The outer connection was not made, or ended before the peer's first HTTP/2 frame.
     #[error("the outer connection was not established: {0}")]
     Dial(#[source] io::Error),
     /// The dial or the answer to the CONNECT took longer than
@@ -273,10 +273,9 @@ impl Originator {
         slot: Slot,
         request: Request<()>,
     ) -> Result<TunnelStream, Failed> {
-        let (response, body) =
-            send.send_request(request, false).map_err(|error| Failed::of(error, &slot))?;
+        let (response, body) = send.send_request(request, false).map_err(Failed::of)?;
         drop(send);
-        let response = response.await.map_err(|error| Failed::of(error, &slot))?;
+        let response = response.await.map_err(Failed::of)?;
         let counters = &self.dialer.counters;
         let status = response.status();
         if status != StatusCode::OK {
@@ -290,10 +289,7 @@ impl Originator {
 }
 
 impl Failed {
-    fn of(error: h2::Error, slot: &Slot) -> Self {
-        if let Some(Cut::Tls(refusal)) = slot.cut() {
-            return Self { error: ConnectError::Tls(refusal.clone()), again: false };
-        }
+    fn of(error: h2::Error) -> Self {
         if error.is_go_away() && error.is_remote() && error.reason() == Some(Reason::NO_ERROR) {
             return Self { error: ConnectError::Draining, again: true };
         }

@@ -20,7 +20,6 @@ use tokio::sync::futures::OwnedNotified;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use crate::flood::{Cut, CutCell};
 use crate::originator::ConnectError;
 
 /// Below this many keys nobody looks for empty ones.
@@ -65,7 +64,6 @@ pub(crate) struct Usage {
     active: AtomicUsize,
     idle_since: Mutex<Instant>,
     gate: Arc<Gate>,
-    cut: CutCell,
 }
 
 /// One stream of a connection; given back when dropped.
@@ -256,11 +254,6 @@ impl Slot {
         usage.active.fetch_add(1, Ordering::SeqCst);
         Self { usage: Arc::clone(usage) }
     }
-
-    /// Why the connection was cut below HTTP/2, if it was.
-    pub(crate) fn cut(&self) -> Option<&Cut> {
-        self.usage.cut.get()
-    }
 }
 
 impl Drop for Slot {
@@ -299,13 +292,12 @@ impl Dialing {
     }
 
     /// Puts the connection into the pool and wakes all callers. `None` when the pool is gone.
-    pub(crate) fn succeed(self, request: SendRequest<Bytes>, cut: CutCell) -> Option<Member> {
+    pub(crate) fn succeed(self, request: SendRequest<Bytes>) -> Option<Member> {
         let pool = self.pool.upgrade()?;
         let usage = Arc::new(Usage {
             active: AtomicUsize::new(0),
             idle_since: Mutex::new(Instant::now()),
             gate: Arc::clone(&self.gate),
-            cut,
         });
         let member = Member {
             pool: Weak::clone(&self.pool),

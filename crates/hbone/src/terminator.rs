@@ -23,7 +23,7 @@ use crate::connect::{Connect, Peer, answer};
 use crate::counters::{HandshakeFailure, TerminatorCounters, increase};
 use crate::defer::Defer;
 use crate::drain::DrainWatch;
-use crate::flood::{Cut, CutCell, FloodLimits, Metered, PREFACE_BYTES, tls_refusal};
+use crate::flood::{FloodLimits, Metered, PREFACE_BYTES, Wire, tls_refusal};
 use crate::headers::ConnectHeaders;
 use crate::{keepalive, socket};
 
@@ -171,7 +171,7 @@ impl Terminator {
         let _open = Open(counters);
 
         // Boxed: it is much larger than what comes after it, and short-lived.
-        let (mut http2, peer, cut) = match Box::pin(self.handshake(tcp, peer_addr)).await {
+        let (mut http2, peer, wire) = match Box::pin(self.handshake(tcp, peer_addr)).await {
             Ok(handshaken) => handshaken,
             Err(error) => {
                 if let Some(failure) = error.handshake_failure() {
@@ -210,7 +210,7 @@ impl Terminator {
                         return Poll::Ready(Ok(()));
                     }
                     Poll::Ready(Some(Err(error))) => {
-                        return Poll::Ready(Err(self.ended(error, &cut)));
+                        return Poll::Ready(Err(self.ended(error, &wire)));
                     }
                     Poll::Ready(None) => return Poll::Ready(Ok(())),
                     Poll::Pending => return Poll::Pending,
@@ -224,9 +224,9 @@ impl Terminator {
         &self,
         tcp: TcpStream,
         peer_addr: SocketAddr,
-    ) -> Result<(Http2, Arc<Peer>, CutCell), ServeError> {
+    ) -> Result<(Http2, Arc<Peer>, Arc<Wire>), ServeError> {
         let Shared { identity, config, .. } = &*self.0;
-        let cut = CutCell::default();
+        let wire = Arc::<Wire>::default();
         let shake = async {
             socket::prepare(&tcp).map_err(ServeError::HandshakeClosed)?;
             let local_addr = tcp.local_addr().map_err(ServeError::HandshakeClosed)?;
@@ -241,14 +241,14 @@ impl Terminator {
                 local_addr,
                 local_id: identity.current().id.clone(),
             });
-            let io = Metered::new(tls, PREFACE_BYTES, &config.flood, Arc::clone(&cut));
+            let io = Metered::new(tls, PREFACE_BYTES, &config.flood, Arc::clone(&wire));
             let http2 = builder(config).handshake(io).await.map_err(preface_error)?;
             Ok((http2, peer))
         };
         let (http2, peer) = timeout(config.handshake_timeout, shake)
             .await
             .unwrap_or(Err(ServeError::HandshakeTimeout))?;
-        Ok((http2, peer, cut))
+        Ok((http2, peer, wire))
     }
 
     /// A request as a CONNECT, or its answer.
@@ -293,9 +293,9 @@ impl Terminator {
         answer(respond, StatusCode::BAD_REQUEST);
     }
 
-    fn ended(&self, error: h2::Error, cut: &CutCell) -> ServeError {
+    fn ended(&self, error: h2::Error, wire: &Wire) -> ServeError {
         let calmed = error.is_library() && error.reason() == Some(Reason::ENHANCE_YOUR_CALM);
-        if calmed || matches!(cut.get(), Some(Cut::Flood)) {
+        if calmed || wire.is_flooded() {
             increase(&self.0.counters.floods);
             return ServeError::Flood;
         }

@@ -16,7 +16,7 @@ use cairn_identity::dev::{DevCa, IssueOptions};
 use cairn_identity::{ExpectedPeers, Identity, PeerRefusal, SpiffeId, TrustDomains};
 use h2::Reason;
 use http::{HeaderValue, Response, StatusCode};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
@@ -130,33 +130,15 @@ async fn waiting_ends_with_the_connect_timeout() {
     assert!(results.iter().all(|result| matches!(result, Err(ConnectError::Timeout))));
 }
 
-#[tokio::test]
-async fn the_peers_limit_counts_too() {
-    let ca = ca();
-    let server = RawServer::start(identity(&ca, "server"), |builder| {
-        builder.max_concurrent_streams(3);
-    })
-    .await;
-    let originator = originator(identity(&ca, "waypoint"), OriginatorConfig::default());
-    // One first, so that the peer's SETTINGS are known.
-    let mut streams = vec![server.connect(&originator).await.unwrap()];
-    for _ in 0..8 {
-        streams.push(soon(server.connect(&originator)).await.unwrap());
-    }
-    assert_eq!(server.accepted.load(Ordering::SeqCst), 3);
-    for stream in &mut streams {
-        echoes(stream).await;
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
-async fn a_burst_above_an_unknown_limit_is_tried_again() {
+async fn the_peers_limit_counts_too() {
     let ca = ca();
     let server = RawServer::start(identity(&ca, "server"), |builder| {
         builder.max_concurrent_streams(5);
     })
     .await;
     let originator = originator(identity(&ca, "waypoint"), OriginatorConfig::default());
+    // All at once, on a connection that is yet to be dialled.
     let tasks: Vec<_> = (0..12)
         .map(|_| {
             let (originator, server) = (originator.clone(), server.clone());
@@ -170,6 +152,8 @@ async fn a_burst_above_an_unknown_limit_is_tried_again() {
     for stream in &mut streams {
         echoes(stream).await;
     }
+    assert_eq!(server.accepted.load(Ordering::SeqCst), 3);
+    assert_eq!(get(&originator.counters().connects_retried), 0);
 }
 
 /// A plain h2 server behind our TLS, for what the terminator never does.
@@ -186,8 +170,9 @@ impl RawServer {
         configure: impl Fn(&mut h2::server::Builder) + Send + 'static,
     ) -> Self {
         Self::answering(identity, configure, |_, mut respond, request| {
-            let send = respond.send_response(Response::new(()), false).unwrap();
-            tokio::spawn(echo_raw(send, request.into_body()));
+            if let Ok(send) = respond.send_response(Response::new(()), false) {
+                tokio::spawn(echo_raw(send, request.into_body()));
+            }
             true
         })
         .await
@@ -334,6 +319,8 @@ async fn a_server_that_refuses_us_is_a_tls_error_without_retries() {
     assert!(matches!(error, ConnectError::Tls(PeerRefusal::Handshake(_))), "{error}");
     assert!(soon(server.ended.recv()).await.unwrap().is_err());
     assert_eq!(server.accepted(), 1);
+    assert_eq!(failures(originator.counters().dial_failures()), [("handshake", 1)]);
+    assert_eq!(get(&originator.counters().connections_opened), 0);
 }
 
 #[tokio::test]
@@ -711,6 +698,7 @@ async fn a_peer_that_does_not_answer_pings_leaves_the_pool() {
     tokio::spawn(async move {
         let (tcp, _) = listener.accept().await.unwrap();
         let mut tls = acceptor.accept(tcp).await.unwrap();
+        tls.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
         let mut sink = [0; 1024];
         while matches!(tls.read(&mut sink).await, Ok(n) if n > 0) {}
         // No second connection: the retry fails.

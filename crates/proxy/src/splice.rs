@@ -134,6 +134,9 @@ async fn run(
     *used = Some(Arc::clone(&attempt));
     let _active = attempt.endpoint.begin();
     let (down_reader, down_writer) = from_tunnel(stream);
+    let idle_timeout = chain
+        .idle_timeout
+        .unwrap_or(link.instance.limits().tcp_idle_timeout);
     let both = async {
         tokio::try_join!(
             copy(down_reader, up_writer, first, |bytes| meter.passed(&meter.from_client, bytes)),
@@ -146,7 +149,7 @@ async fn run(
             Ok(_) => Ok(()),
             Err(error) => Err(end(ResponseFlags::NONE, format!("connection_failure: {error}"))),
         },
-        () = meter.silent_for(chain.idle_timeout) => Err(end(ResponseFlags::STREAM_IDLE_TIMEOUT, "idle_timeout")),
+        () = meter.silent_for(idle_timeout) => Err(end(ResponseFlags::STREAM_IDLE_TIMEOUT, "idle_timeout")),
     }
 }
 

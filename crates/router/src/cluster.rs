@@ -81,7 +81,8 @@ impl Cluster {
         if name.is_empty() {
             at.field("name", |at| at.error("is empty"));
         }
-        for (field, value) in [("connect_timeout", connect_timeout), ("idle_timeout", idle_timeout)] {
+        for (field, value) in [("connect_timeout", connect_timeout), ("idle_timeout", idle_timeout)]
+        {
             if value.is_zero() {
                 at.field(field, |at| at.error("must be more than 0"));
             }
@@ -137,7 +138,8 @@ fn check_tls(tls: &UpstreamTls, at: &mut Context) {
     if sni.is_none() && sans.is_empty() {
         at.error("needs `sni` or `sans`: nothing could be verified");
     }
-    let files = [("sni", sni), ("ca_file", ca_file), ("cert_file", cert_file), ("key_file", key_file)];
+    let files =
+        [("sni", sni), ("ca_file", ca_file), ("cert_file", cert_file), ("key_file", key_file)];
     for (field, value) in files {
         if value.as_ref().is_some_and(String::is_empty) {
             at.field(field, |at| at.error("is empty"));

@@ -99,7 +99,7 @@ impl Compiler {
     }
 
     /// Compiles what can be compiled. A destination with an error is there but
-    /// [broken](Destination::broken), a cluster is missing, an endpoint is left out, and of two
+    /// [broken](field@Destination::broken), a cluster is missing, an endpoint is left out, and of two
     /// values that claim the same name the first has it. Errors are among the warnings.
     pub fn compile_lossy(&mut self, resources: &spec::Resources) -> Mesh {
         let (kept, findings) = self.build(resources);
@@ -148,7 +148,8 @@ impl Compiler {
         let (mut changed, mut renamed) = (false, false);
         for (position, spec) in clusters.iter().enumerate() {
             if let Some(first) = kept.clusters.get(spec.name.as_str()) {
-                let message = format!("clusters[{}] is named `{}` already", first.position, spec.name);
+                let message =
+                    format!("clusters[{}] is named `{}` already", first.position, spec.name);
                 findings.errors.add("clusters", position, "name", &message);
                 continue;
             }
@@ -172,14 +173,17 @@ impl Compiler {
         let mut unused: Vec<_> = sets.into_values().collect();
         unused.sort_by_key(|(position, _)| *position);
         for (position, set) in unused {
-            let message = format!("there is no cluster `{}`: its endpoints are not used", set.cluster);
+            let message =
+                format!("there is no cluster `{}`: its endpoints are not used", set.cluster);
             findings.warnings.add("endpoints", position, "cluster", &message);
         }
         renamed |= kept.clusters.len() != self.kept.clusters.len();
         kept.cluster_names = self.kept.cluster_names + u64::from(renamed);
         kept.snapshot.clusters = if changed || renamed {
             let compiled = kept.clusters.values().filter_map(|cluster| cluster.compiled.as_ref());
-            Arc::new(compiled.map(|cluster| (Arc::clone(&cluster.name), Arc::clone(cluster))).collect())
+            Arc::new(
+                compiled.map(|cluster| (Arc::clone(&cluster.name), Arc::clone(cluster))).collect(),
+            )
         } else {
             Arc::clone(&self.kept.snapshot.clusters)
         };
@@ -206,7 +210,9 @@ impl Compiler {
                     let spec = Arc::clone(spec);
                     (Arc::clone(name), KeptDestination { position, spec, ..previous.clone() })
                 }
-                _ => (spec.name.as_str().into(), KeptDestination::build(spec, position, &self.mesh)),
+                _ => {
+                    (spec.name.as_str().into(), KeptDestination::build(spec, position, &self.mesh))
+                }
             };
             if destination.missing.0 != kept.cluster_names {
                 let missing = missing_clusters(spec, &kept.snapshot.clusters);
@@ -341,7 +347,8 @@ impl KeptCluster {
             (None, None) => (Arc::new(EndpointSet::empty()), KeptEndpoints::default()),
             (None, Some(set)) => {
                 let (mut at, mut warnings) = (Context::new(), Vec::new());
-                let compiled = EndpointSet::compile(set, &settings, registry, &mut at, &mut warnings);
+                let compiled =
+                    EndpointSet::compile(set, &settings, registry, &mut at, &mut warnings);
                 let errors = at.into_errors();
                 (Arc::new(compiled), KeptEndpoints { spec: None, errors, warnings })
             }
@@ -436,7 +443,9 @@ fn missing_clusters(
         for (h, host) in http.routes.virtual_hosts.iter().enumerate() {
             for (r, route) in host.routes.iter().enumerate() {
                 let Some(forward) = &route.route else { continue };
-                let path = |tail: String| format!("http.routes.virtual_hosts[{h}].routes[{r}].route.{tail}");
+                let path = |tail: String| {
+                    format!("http.routes.virtual_hosts[{h}].routes[{r}].route.{tail}")
+                };
                 if let Some(name) = &forward.cluster {
                     check(name, &|| path("cluster".to_owned()));
                 }

@@ -66,9 +66,6 @@ pub struct HttpChain {
     pub server: HeaderValue,
 }
 
-/// Envoy's default for a TCP proxy.
-const TCP_IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
-
 /// A step before routing.
 #[derive(Debug)]
 pub enum HttpFilter {
@@ -83,8 +80,8 @@ pub struct TcpChain {
     pub rbac: Vec<CompiledRbac>,
     /// Weights that add up, and the clusters' names.
     clusters: Box<[(u64, Arc<str>)]>,
-    /// No byte in either direction for so long ends it; more than 0.
-    pub idle_timeout: Duration,
+    /// No byte in either direction for so long ends it; more than 0. `None`: the instance's bound.
+    pub idle_timeout: Option<Duration>,
 }
 
 impl Destination {
@@ -228,9 +225,7 @@ impl TcpChain {
         Some(TcpChain {
             rbac: rbac?,
             clusters: names.into(),
-            idle_timeout: idle_timeout
-                .filter(|timeout| !timeout.is_zero())
-                .unwrap_or(TCP_IDLE_TIMEOUT),
+            idle_timeout: idle_timeout.filter(|timeout| !timeout.is_zero()),
         })
     }
 

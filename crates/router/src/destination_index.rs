@@ -93,7 +93,9 @@ impl DestinationIndex {
 impl Ports {
     fn add(&mut self, destination: &Arc<Destination>) -> Result<(), Arc<Destination>> {
         let there = match destination.port {
-            Some(port) => self.exact.iter().find(|(known, _)| *known == port).map(|(_, there)| there),
+            Some(port) => {
+                self.exact.iter().find(|(known, _)| *known == port).map(|(_, there)| there)
+            }
             None => self.every.as_ref(),
         };
         match (there, destination.port) {
@@ -201,7 +203,8 @@ mod tests {
 
     #[test]
     fn unspecified_addresses_name_nothing() {
-        let index = index(&[("0.0.0.0", Some(80)), ("::", Some(80)), ("0.0.0.0/0", None), ("::/0", None)]);
+        let index =
+            index(&[("0.0.0.0", Some(80)), ("::", Some(80)), ("0.0.0.0/0", None), ("::/0", None)]);
         expect(&index, "0.0.0.0:80", None);
         expect(&index, "[::]:80", None);
         expect(&index, "[::ffff:0.0.0.0]:80", None);

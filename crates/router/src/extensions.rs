@@ -27,7 +27,8 @@ impl Extensions {
         let mut at = &self.first;
         loop {
             let slot = at.get_or_init(|| {
-                let init = init.take().expect("a slot that this call fills holds a T and ends the loop");
+                let init =
+                    init.take().expect("a slot that this call fills holds a T and ends the loop");
                 Box::new(Slot { value: Box::new(init()), next: OnceLock::new() })
             });
             if let Some(value) = slot.value.downcast_ref() {
@@ -79,7 +80,8 @@ mod tests {
         std::thread::scope(|scope| {
             for _ in 0..8 {
                 scope.spawn(|| {
-                    extensions.get_or_init(|| made.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
+                    extensions
+                        .get_or_init(|| made.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
                 });
             }
         });

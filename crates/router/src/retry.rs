@@ -363,7 +363,10 @@ mod tests {
         wrong.attempts = 17;
         let errors = errors(&wrong);
         assert_eq!(errors.len(), 2, "{errors:?}");
-        assert!(errors[0].starts_with("on[1]: `5xy` is no retry condition; there are 5xx, gateway-error,"));
+        assert!(
+            errors[0]
+                .starts_with("on[1]: `5xy` is no retry condition; there are 5xx, gateway-error,")
+        );
         assert!(errors[0].ends_with("internal, unavailable"));
         assert!(errors[1].starts_with("on[2]: `retry-please`"));
     }

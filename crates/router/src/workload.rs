@@ -50,7 +50,8 @@ impl Workload {
             canonical_revision,
             cluster,
         } = workload;
-        let known = !(trust_domain.is_empty() || namespace.is_empty() || service_account.is_empty());
+        let known =
+            !(trust_domain.is_empty() || namespace.is_empty() || service_account.is_empty());
         Workload {
             addresses: addresses.iter().map(IpAddr::to_canonical).collect(),
             name: name.as_str().into(),
@@ -61,8 +62,9 @@ impl Workload {
             canonical_name: canonical_name.as_str().into(),
             canonical_revision: canonical_revision.as_str().into(),
             cluster: cluster.as_str().into(),
-            principal: known
-                .then(|| format!("spiffe://{trust_domain}/ns/{namespace}/sa/{service_account}").into()),
+            principal: known.then(|| {
+                format!("spiffe://{trust_domain}/ns/{namespace}/sa/{service_account}").into()
+            }),
         }
     }
 }

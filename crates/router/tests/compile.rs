@@ -70,7 +70,7 @@ fn a_mesh_is_looked_up() {
     let by_host = mesh.destination(&TargetRef::Host("D1.shop.svc.cluster.local", 80)).unwrap();
     assert_eq!(&*by_host.name, "d1");
     let tcp = by_host.tcp.as_ref().unwrap();
-    assert_eq!(tcp.idle_timeout.as_secs(), 3600);
+    assert_eq!(tcp.idle_timeout, None);
     let cluster = named(&mesh, tcp.pick_cluster(u64::MAX));
     assert_eq!(&*cluster.service_name, "d1");
     let picked = cluster.pick(|| 0, &[], 5).unwrap();
@@ -114,8 +114,12 @@ fn order_does_not_matter_for_sharing() {
     resources.clusters.reverse();
     resources.endpoints.rotate_left(3);
     let after = compiler.compile(&resources).unwrap();
-    assert!(before.destinations().zip(after.destinations().collect::<Vec<_>>().into_iter().rev())
-        .all(|(old, new)| Arc::ptr_eq(old, new)));
+    assert!(
+        before
+            .destinations()
+            .zip(after.destinations().collect::<Vec<_>>().into_iter().rev())
+            .all(|(old, new)| Arc::ptr_eq(old, new))
+    );
     assert!(before.clusters().all(|old| Arc::ptr_eq(old, named(&after, &old.name))));
 }
 
@@ -128,10 +132,13 @@ fn new_endpoints_touch_one_cluster_only() {
     let pool = kept.state.extension(|| String::from("pool")) as *const String;
 
     let mut changed = shop(5);
-    changed.endpoints[2] =
-        Arc::new(serde_json::from_value(endpoints(2, &["10.244.0.9:8080", "10.244.0.1:8080"])).unwrap());
+    changed.endpoints[2] = Arc::new(
+        serde_json::from_value(endpoints(2, &["10.244.0.9:8080", "10.244.0.1:8080"])).unwrap(),
+    );
     let after = compiler.compile(&changed).unwrap();
-    assert!(before.destinations().zip(after.destinations()).all(|(old, new)| Arc::ptr_eq(old, new)));
+    assert!(
+        before.destinations().zip(after.destinations()).all(|(old, new)| Arc::ptr_eq(old, new))
+    );
     for old in before.clusters() {
         let new = named(&after, &old.name);
         assert_eq!(Arc::ptr_eq(old, new), &*old.name != "c2");
@@ -215,7 +222,9 @@ fn a_refused_push_changes_nothing() {
     Arc::make_mut(&mut bad.destinations[0]).hosts.push("*.example".to_owned());
     assert_eq!(compiler.compile(&bad).unwrap_err().len(), 1);
     let after = compiler.compile(&shop(5)).unwrap();
-    assert!(before.destinations().zip(after.destinations()).all(|(old, new)| Arc::ptr_eq(old, new)));
+    assert!(
+        before.destinations().zip(after.destinations()).all(|(old, new)| Arc::ptr_eq(old, new))
+    );
 }
 
 #[test]
@@ -310,7 +319,9 @@ fn errors_deep_in_routes_have_paths() {
     };
     has("destinations[1].http.filters[0].rbac.policies");
     has("destinations[1].http.routes.virtual_hosts[0].routes[1].match.path.regex: ");
-    has("destinations[1].http.routes.virtual_hosts[0].routes[1].route.retry.on[0]: `sometimes` is no retry condition");
+    has(
+        "destinations[1].http.routes.virtual_hosts[0].routes[1].route.retry.on[0]: `sometimes` is no retry condition",
+    );
 }
 
 #[test]
@@ -371,10 +382,7 @@ fn lossy_fails_closed_where_it_must() {
     let mesh = compiler.compile_lossy(&bad);
     let broken = find(&mesh, "10.0.0.1:80").unwrap();
     assert_eq!(&*broken.name, "d1");
-    assert_eq!(
-        broken.broken.as_deref(),
-        Some("tcp.clusters: need one with a weight of 1 or more")
-    );
+    assert_eq!(broken.broken.as_deref(), Some("tcp.clusters: need one with a weight of 1 or more"));
     assert!(broken.http.is_none() && broken.tcp.is_none());
     assert_eq!(&*find(&mesh, "10.0.0.2:80").unwrap().name, "d2", "the first that claims it");
     assert!(mesh.cluster("c2").is_none());
@@ -390,7 +398,10 @@ fn lossy_fails_closed_where_it_must() {
     assert_eq!(compiler.compile(&bad).unwrap_err().len(), 4);
     let repaired = compiler.compile(&shop(4)).unwrap();
     assert!(find(&repaired, "10.0.0.1:80").unwrap().broken.is_none());
-    assert!(Arc::ptr_eq(find(&mesh, "10.0.0.0:80").unwrap(), find(&repaired, "10.0.0.0:80").unwrap()));
+    assert!(Arc::ptr_eq(
+        find(&mesh, "10.0.0.0:80").unwrap(),
+        find(&repaired, "10.0.0.0:80").unwrap()
+    ));
     assert_eq!(
         named(&mesh, "c0").endpoints.all()[0].id(),
         named(&repaired, "c0").endpoints.all()[1].id()
@@ -399,7 +410,8 @@ fn lossy_fails_closed_where_it_must() {
 
 #[test]
 fn errors_are_bounded() {
-    let wrong = |number: usize| json!({"name": format!("d{number}"), "port": 0, "addresses": ["10.0.0.1"]});
+    let wrong =
+        |number: usize| json!({"name": format!("d{number}"), "port": 0, "addresses": ["10.0.0.1"]});
     let seen = errors(json!({"destinations": (0..1000).map(wrong).collect::<Vec<_>>()}));
     assert_eq!(seen.len(), 1001);
     assert!(seen[1000].contains("more are not listed"), "{}", seen[1000]);
@@ -419,7 +431,11 @@ fn a_large_mesh_with_one_change_is_cheap() {
     let start = std::time::Instant::now();
     let after = compiler.compile(&resources).unwrap();
     println!("one endpoint set: {for_endpoints:?}, one destination: {:?}", start.elapsed());
-    let same = before.destinations().zip(after.destinations()).filter(|(old, new)| Arc::ptr_eq(old, new));
+    let same =
+        before.destinations().zip(after.destinations()).filter(|(old, new)| Arc::ptr_eq(old, new));
     assert_eq!(same.count(), 9999);
-    assert_eq!(before.clusters().filter(|old| Arc::ptr_eq(old, named(&endpoints, &old.name))).count(), 9999);
+    assert_eq!(
+        before.clusters().filter(|old| Arc::ptr_eq(old, named(&endpoints, &old.name))).count(),
+        9999
+    );
 }

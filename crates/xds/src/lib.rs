@@ -9,5 +9,5 @@ pub mod file;
 
 pub use file::{
     AdminConfig, Config, DevIdentity, DrainConfig, FileError, FileIdentity, FileSource, Format,
-    IdentityConfig, Limits, MeshConfig, Position, parse_bytes, summary,
+    IdentityConfig, Limits, MeshConfig, Placement, Position, parse_bytes, summary,
 };

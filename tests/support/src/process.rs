@@ -1,5 +1,7 @@
 //! The built binary, as a process of its own.
 
+use serde_json::Value;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -55,6 +57,46 @@ impl Cairn {
         Cairn { child, lines, pid }
     }
 
+    /// `cairn proxy` with a configuration, one worker and ephemeral ports for its pages. Waits until
+    /// it serves.
+    pub async fn proxy(config: &Path, more: &[&str]) -> Self {
+        let config = config.to_str().unwrap();
+        let mut args = vec!["proxy", "--config", config, "--workers", "1", "--log-format", "json"];
+        args.extend(["--admin", "127.0.0.1:0", "--metrics", "127.0.0.1:0", "--health", "127.0.0.1:0"]);
+        args.extend_from_slice(more);
+        let cairn = Self::start(&args);
+        crate::wait::eventually("cairn serves", || {
+            cairn.find("HBONE").is_some() || cairn.printed("panicked")
+        })
+        .await;
+        cairn
+    }
+
+    /// The first log line with exactly this message.
+    pub fn find(&self, message: &str) -> Option<Value> {
+        let lines = self.lines.lock().unwrap();
+        lines
+            .iter()
+            .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+            .find(|line| line["message"] == message)
+    }
+
+    /// The address in the log line with this message: `HBONE`, `admin pages`, `metrics pages` or `health pages`.
+    ///
+    /// # Panics
+    /// When it has not been printed.
+    pub fn address(&self, message: &str) -> SocketAddr {
+        match self.find(message) {
+            Some(line) => line["address"].as_str().unwrap().parse().unwrap(),
+            None => panic!("no `{message}` in {:#?}", self.output()),
+        }
+    }
+
+    /// How many log lines contain this text.
+    pub fn count(&self, text: &str) -> usize {
+        self.lines.lock().unwrap().iter().filter(|line| line.contains(text)).count()
+    }
+
     /// Everything it has printed.
     pub fn output(&self) -> Vec<String> {
         self.lines.lock().unwrap().clone()
@@ -98,9 +140,4 @@ fn collect(pipe: impl AsyncRead + Unpin + Send + 'static, lines: &Arc<Mutex<Vec<
             lines.lock().unwrap().push(line);
         }
     });
-}
-
-/// A TCP port of 127.0.0.1 that was free a moment ago.
-pub fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }

@@ -7,10 +7,11 @@ use crate::h2c::H2c;
 use crate::hbone_backend::HboneBackend;
 use crate::hbone_client::HboneClient;
 use crate::http1::Http1;
-use crate::pki::{Ca, Cert, spiffe};
+use crate::pki::{Ca, Cert, CertDir, spiffe};
 use crate::stream::H2Stream;
 use crate::waypoint::Waypoint;
-use serde_json::Value;
+use serde_json::{Value, json};
+use std::path::PathBuf;
 
 /// The service's address and port: what clients name.
 pub const VIP: &str = "10.96.0.10:80";
@@ -79,7 +80,7 @@ impl Stage {
 
     /// A mesh with the cluster `app`, h2 to the pod.
     pub fn spec_h2(&self) -> MeshSpec {
-        let more = serde_json::json!({ "protocol": "http2" });
+        let more = json!({ "protocol": "http2" });
         MeshSpec::new().cluster_with("app", more, vec![self.endpoint()])
     }
 
@@ -88,11 +89,51 @@ impl Stage {
         self.ca.workload("web", "client")
     }
 
+    /// Writes `spec` and certificates to files for `cairn proxy`.
+    pub fn files(&self, spec: &MeshSpec) -> Files {
+        let certs = CertDir::kubernetes(&self.ca.workload("shop", "waypoint"));
+        let files = Files { dir: tempfile::tempdir().unwrap(), certs };
+        files.write(spec);
+        files
+    }
+
     /// Starts a waypoint and a client.
     pub async fn run(&self, spec: &MeshSpec) -> Run {
         let waypoint = Waypoint::start(&self.ca.workload("shop", "waypoint"), spec).await;
         let client = waypoint.connect(&self.client()).await;
         Run { waypoint, client }
+    }
+}
+
+/// A configuration on disk.
+pub struct Files {
+    dir: tempfile::TempDir,
+    /// Its identity.
+    pub certs: CertDir,
+}
+
+impl Files {
+    /// The configuration file.
+    pub fn config(&self) -> PathBuf {
+        self.dir.path().join("mesh.json")
+    }
+
+    /// Replaces the configuration.
+    pub fn write(&self, spec: &MeshSpec) {
+        let mesh = spec.mesh(json!({
+            "listen": "127.0.0.1:0",
+            "identity": { "files": {
+                "cert": self.certs.cert(), "key": self.certs.key(), "roots": self.certs.roots(),
+            } },
+        }));
+        self.write_text(&serde_json::to_string_pretty(&json!({ "meshes": [mesh] })).unwrap());
+    }
+
+    /// Replaces the configuration by any text.
+    pub fn write_text(&self, text: &str) {
+        let fresh = self.dir.path().join("fresh");
+        std::fs::write(&fresh, text).unwrap();
+        std::fs::rename(fresh, self.config()).unwrap();
     }
 }
 

@@ -134,6 +134,7 @@ fn limits(configured: &cairn_xds::Limits) -> Limits {
     set(&mut limits.http_idle_timeout, configured.http_idle_timeout, |t| t);
     set(&mut limits.tcp_idle_timeout, configured.tcp_idle_timeout, |t| t);
     set(&mut limits.max_inner_streams, configured.max_inner_streams, |n| n);
+    set(&mut limits.max_requests_in_flight, configured.max_requests_in_flight, |n| n);
     set(&mut limits.max_replay, configured.max_replay, |n| n);
     set(&mut limits.max_mirrors, configured.max_mirrors, |n| n);
     set(&mut limits.max_idle_per_endpoint, configured.max_idle_per_endpoint, |n| n);

@@ -23,6 +23,7 @@ pub fn of(configured: &cairn_xds::Limits) -> Limits {
         http_idle_timeout,
         tcp_idle_timeout,
         max_inner_streams,
+        max_requests_in_flight,
         max_replay,
         max_mirrors,
         pool_max_streams,
@@ -43,6 +44,7 @@ pub fn of(configured: &cairn_xds::Limits) -> Limits {
     put(&mut limits.http_idle_timeout, http_idle_timeout);
     put(&mut limits.tcp_idle_timeout, tcp_idle_timeout);
     put(&mut limits.max_inner_streams, max_inner_streams);
+    put(&mut limits.max_requests_in_flight, max_requests_in_flight);
     put(&mut limits.max_replay, max_replay);
     put(&mut limits.max_mirrors, max_mirrors);
     put(&mut limits.max_idle_per_endpoint, max_idle_per_endpoint);

@@ -44,11 +44,6 @@ pub async fn of(mesh: &MeshConfig) -> Result<(Identity, Option<FileWatch>), NoId
         IdentityConfig::Dev(DevIdentity { id }) => {
             let credentials = DevCa::new(id.trust_domain())?.issue(id, DEV_TTL)?;
             let trust_domains = trust_domains.unwrap_or_else(|| TrustDomains::of(id));
-            tracing::warn!(
-                mesh = mesh.name,
-                %id,
-                "throw-away identity: nobody outside this process trusts it; configure `files` for peers"
-            );
             Ok((Identity::new(credentials, trust_domains), None))
         }
     }

@@ -10,7 +10,9 @@ use crate::failure::Failure;
 use crate::fleet::{Fleet, NewMesh, StartError};
 use crate::ready::Readiness;
 use cairn_router::error::CompileError;
-use cairn_xds::{Config, FileError, FileSource, MeshConfig};
+use cairn_xds::{
+    AdminConfig, Config, FileError, FileSource, IdentityConfig, MeshConfig, Placement,
+};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,6 +26,14 @@ pub struct Reconciler {
     readiness: Arc<Readiness>,
     /// Reasons by name of the mesh.
     waiting: BTreeMap<String, String>,
+    started: Started,
+}
+
+/// What the process was started with and cannot change.
+struct Started {
+    workers: usize,
+    placement: Placement,
+    admin: AdminConfig,
 }
 
 /// Why a mesh does not run.
@@ -49,8 +59,9 @@ pub fn log_errors(errors: &[FileError]) {
 
 impl Reconciler {
     /// With a fleet that has no meshes yet.
-    pub fn new(fleet: Fleet, readiness: Arc<Readiness>) -> Self {
-        Reconciler { fleet, readiness, waiting: BTreeMap::new() }
+    pub fn new(fleet: Fleet, readiness: Arc<Readiness>, config: &Config) -> Self {
+        let started = Started::of(config);
+        Reconciler { fleet, readiness, waiting: BTreeMap::new(), started }
     }
 
     /// Some mesh waits for its certificate, or for an address.
@@ -78,6 +89,7 @@ impl Reconciler {
 
     /// Brings the meshes in line with a changed configuration.
     pub async fn follow(&mut self, source: &FileSource, config: &Config) {
+        self.started.warn_of_change(config);
         let wanted = |name: &str| config.meshes.iter().any(|mesh| mesh.name == name);
         for name in self.fleet.names() {
             if !wanted(&name) {
@@ -147,6 +159,12 @@ impl Reconciler {
         };
         let address = self.fleet.start(new).await.map_err(Obstacle::Start)?;
         tracing::info!(%address, mesh = config.name, %id, "HBONE");
+        if let IdentityConfig::Dev(_) = config.identity {
+            tracing::warn!(
+                mesh = config.name,
+                "throw-away identity: nobody outside this process trusts it; configure `files` for peers"
+            );
+        }
         self.waiting.remove(&config.name);
         self.readiness.arrived(&mesh_label(&config.name));
         Ok(())
@@ -158,6 +176,29 @@ impl Reconciler {
             tracing::warn!(mesh, reason, "waiting");
             self.readiness.still_missing(&mesh_label(mesh), &reason);
             self.waiting.insert(mesh.to_owned(), reason);
+        }
+    }
+}
+
+impl Started {
+    fn of(config: &Config) -> Self {
+        let Config { workers, placement, drain: _, admin, meshes: _ } = config;
+        Started { workers: *workers, placement: *placement, admin: admin.clone() }
+    }
+
+    /// Says what the running process cannot change.
+    fn warn_of_change(&self, wanted: &Config) {
+        for (field, changed) in [
+            ("workers", self.workers != wanted.workers),
+            ("placement", self.placement != wanted.placement),
+            ("admin", self.admin != wanted.admin),
+        ] {
+            if changed {
+                tracing::warn!(
+                    field,
+                    "changed in the configuration; it takes effect after a restart"
+                );
+            }
         }
     }
 }

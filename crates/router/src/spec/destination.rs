@@ -98,7 +98,7 @@ pub struct TcpChain {
     pub rbac: Vec<Rbac>,
     /// Chosen by weight.
     pub clusters: Vec<WeightedTcp>,
-    /// No byte in either direction for so long ends it; absent or 0: 1 h (Envoy).
+    /// No byte in either direction for so long ends it; absent or 0: the mesh's `tcp_idle_timeout`, 1 h (Envoy).
     #[serde(with = "duration::optional", default, skip_serializing_if = "Option::is_none")]
     pub idle_timeout: Option<Duration>,
 }

@@ -25,7 +25,7 @@ const DAY: Duration = Duration::from_secs(86400);
 
 /// Everything that is wrong with a file by itself.
 pub(super) fn problems(document: &Document) -> Vec<Problem> {
-    let Document { workers, drain, admin: _, meshes } = document;
+    let Document { workers, placement: _, drain, admin: _, meshes } = document;
     let mut checks = Checks { prefix: String::new(), problems: Vec::new() };
     checks.range("workers", *workers, 0..=MAX_WORKERS, "0 stands for the number of cores");
     if let Some(DrainConfig { grace, limit }) = drain {
@@ -134,6 +134,7 @@ impl Checks {
             http_idle_timeout,
             tcp_idle_timeout,
             max_inner_streams,
+            max_requests_in_flight,
             max_replay,
             max_mirrors,
             pool_max_streams,
@@ -165,13 +166,14 @@ impl Checks {
         self.time("limits.keepalive_timeout", keepalive_timeout, SECOND..=HOUR);
         self.time("limits.detection_timeout", detection_timeout, Duration::from_millis(10)..=HOUR);
         self.range("limits.max_request_headers_kib", max_request_headers_kib, 1..=8_192, "KiB");
-        self.range("limits.max_request_headers", max_request_headers, 1..=10_000, "");
+        self.range("limits.max_request_headers", max_request_headers, 1..=256, "");
         self.range("limits.max_response_headers_kib", max_response_headers_kib, 1..=8_192, "KiB");
-        self.range("limits.max_response_headers", max_response_headers, 1..=10_000, "");
+        self.range("limits.max_response_headers", max_response_headers, 1..=256, "");
         self.time("limits.request_head_timeout", request_head_timeout, short..=HOUR);
         self.time("limits.http_idle_timeout", http_idle_timeout, SECOND..=DAY);
         self.time("limits.tcp_idle_timeout", tcp_idle_timeout, SECOND..=DAY);
         self.range("limits.max_inner_streams", max_inner_streams, 1..=65_536, "");
+        self.range("limits.max_requests_in_flight", max_requests_in_flight, 1..=10_000_000, "");
         self.range("limits.max_replay", max_replay, 0..=64 << 20, "bytes");
         self.range("limits.max_mirrors", max_mirrors, 0..=65_536, "");
         self.range("limits.pool_max_streams", pool_max_streams, 1..=200, "ztunnel accepts 200");

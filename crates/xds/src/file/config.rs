@@ -12,12 +12,25 @@ use std::time::Duration;
 pub struct Config {
     /// Threads that serve; 0: as many as there are cores.
     pub workers: usize,
+    /// Which of the threads a tunnel runs on. Default `local`.
+    pub placement: Placement,
     /// What SIGTERM does.
     pub drain: DrainConfig,
     /// Addresses for operators and probes.
     pub admin: AdminConfig,
     /// One proxy each; at least one.
     pub meshes: Vec<MeshConfig>,
+}
+
+/// Which thread a tunnel runs on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Placement {
+    /// That of its connection: cheapest.
+    #[default]
+    Local,
+    /// All threads in turn: one hot connection can use every core.
+    Spread,
 }
 
 /// What SIGTERM does.
@@ -156,13 +169,13 @@ pub struct Limits {
     /// Head of a request in KiB, 1 to 8,192; more gets 431. Default 60 (Envoy).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_request_headers_kib: Option<u32>,
-    /// Header fields of a request, 1 to 10,000; more gets 431. Default 100 (Envoy).
+    /// Header fields of a request, 1 to 256; more gets 431. Default 100 (Envoy).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_request_headers: Option<u32>,
     /// Head of a response in KiB, 1 to 8,192; more gets 502. Default 60.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_response_headers_kib: Option<u32>,
-    /// Header fields of a response, 1 to 10,000; more gets 502. Default 100.
+    /// Header fields of a response, 1 to 256; more gets 502. Default 100.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_response_headers: Option<u32>,
     /// From the first to the last byte of a request's head, 100 ms to 1 h. Default 10 s.
@@ -178,6 +191,9 @@ pub struct Limits {
     /// Requests at once in one h2c tunnel, 1 to 65,536. Default 200.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_inner_streams: Option<u32>,
+    /// Requests whose response is not over, 1 to 10,000,000; further ones get 503. Default 65,536.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_requests_in_flight: Option<u64>,
     /// Bytes of a request's body kept for a retry or a mirror, 0 to 64 MiB. Default 1 MiB.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_replay: Option<usize>,

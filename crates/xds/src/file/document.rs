@@ -1,6 +1,6 @@
 //! What one file holds: like [`super::Config`], but every part may stand in another file.
 
-use super::config::{AdminConfig, DrainConfig, IdentityConfig, Limits};
+use super::config::{AdminConfig, DrainConfig, IdentityConfig, Limits, Placement};
 use cairn_router::spec::{Cluster, Destination, EndpointSet, Workload};
 use serde::Deserialize;
 use std::net::SocketAddr;
@@ -11,6 +11,7 @@ use std::sync::Arc;
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Document {
     pub workers: Option<usize>,
+    pub placement: Option<Placement>,
     pub drain: Option<DrainConfig>,
     pub admin: Option<AdminConfig>,
     pub meshes: Vec<MeshPart>,

@@ -3,7 +3,7 @@
 //! Files may contribute to the same mesh. Its lists are concatenated in the order of the files;
 //! everything else of a mesh, and of the process, stands in one file only.
 
-use super::config::{AdminConfig, Config, DrainConfig, IdentityConfig, Limits, MeshConfig};
+use super::config::{AdminConfig, Config, DrainConfig, IdentityConfig, Limits, MeshConfig, Placement};
 use super::document::{Document, MeshPart};
 use super::error::Problem;
 use super::tree::split_index;
@@ -101,6 +101,7 @@ pub(super) fn merge(parts: Vec<Part>) -> Result<(Config, Origins), Vec<Conflict>
     let mut merger = Merger {
         files,
         workers: Once::EMPTY,
+        placement: Once::EMPTY,
         drain: Once::EMPTY,
         admin: Once::EMPTY,
         meshes: Vec::new(),
@@ -116,6 +117,7 @@ pub(super) fn merge(parts: Vec<Part>) -> Result<(Config, Origins), Vec<Conflict>
 struct Merger {
     files: Vec<PathBuf>,
     workers: Once<usize>,
+    placement: Once<Placement>,
     drain: Once<DrainConfig>,
     admin: Once<AdminConfig>,
     meshes: Vec<Gathered>,
@@ -146,9 +148,10 @@ fn set<T>(
 
 impl Merger {
     fn add(&mut self, file: usize, document: &Document) {
-        let Document { workers, drain, admin, meshes } = document;
+        let Document { workers, placement, drain, admin, meshes } = document;
         let Self { files, conflicts, .. } = self;
         set(&mut self.workers, *workers, (file, "workers".to_owned()), files, conflicts);
+        set(&mut self.placement, *placement, (file, "placement".to_owned()), files, conflicts);
         set(&mut self.drain, drain.clone(), (file, "drain".to_owned()), files, conflicts);
         set(&mut self.admin, admin.clone(), (file, "admin".to_owned()), files, conflicts);
         for (index, mesh) in meshes.iter().enumerate() {
@@ -205,7 +208,16 @@ impl Merger {
     }
 
     fn finish(self) -> Result<(Config, Origins), Vec<Conflict>> {
-        let Merger { files: _, workers, drain, admin, meshes, by_name: _, mut conflicts } = self;
+        let Merger {
+            files: _,
+            workers,
+            placement,
+            drain,
+            admin,
+            meshes,
+            by_name: _,
+            mut conflicts,
+        } = self;
         if meshes.is_empty() {
             let message = "no mesh: expected at least one entry with a `name` and an `identity`";
             conflicts.push(Conflict { file: 0, problem: Problem::of_field("meshes", message) });
@@ -258,6 +270,7 @@ impl Merger {
         }
         let config = Config {
             workers: workers.take().unwrap_or(0),
+            placement: placement.take().unwrap_or_default(),
             drain: drain.take().unwrap_or_default(),
             admin,
             meshes: configs,
