@@ -7,7 +7,7 @@ use crate::head::HeadError;
 use bytes::{BufMut, Bytes, BytesMut};
 use cairn_telemetry::{RequestEvent, ResponseFlags, SecurityPolicy, Timings};
 use http::{HeaderName, HeaderValue, Method, StatusCode, header};
-use pingora_error::Result;
+use pingora_error::{Error, ErrorType, Result};
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
 use std::borrow::Cow;
@@ -81,11 +81,16 @@ impl LocalReply {
     }
 }
 
-/// Sends a reply.
+/// Sends a reply, past Pingora's session: that would not say that the head is the whole of it, and a gRPC client
+/// would see trailers instead of a trailers-only response.
 pub(crate) async fn send(session: &mut Session, head: ResponseHeader, body: Bytes) -> Result<()> {
+    let session = session
+        .as_downstream_mut()
+        .as_custom_mut()
+        .ok_or_else(|| Error::explain(ErrorType::InternalError, "a session that is not ours"))?;
     session.write_response_header(Box::new(head), body.is_empty()).await?;
     if !body.is_empty() {
-        session.write_response_body(Some(body), true).await?;
+        session.write_body(body, true).await?;
     }
     Ok(())
 }

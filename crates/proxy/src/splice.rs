@@ -134,9 +134,7 @@ async fn run(
     *used = Some(Arc::clone(&attempt));
     let _active = attempt.endpoint.begin();
     let (down_reader, down_writer) = from_tunnel(stream);
-    let idle_timeout = chain
-        .idle_timeout
-        .unwrap_or(link.instance.limits().tcp_idle_timeout);
+    let idle_timeout = chain.idle_timeout.unwrap_or(link.instance.limits().tcp_idle_timeout);
     let both = async {
         tokio::try_join!(
             copy(down_reader, up_writer, first, |bytes| meter.passed(&meter.from_client, bytes)),

@@ -42,7 +42,7 @@ struct Inner {
     refuse_next: AtomicI64,
     reject_streams: AtomicI64,
     held: watch::Sender<bool>,
-    commands: Mutex<Vec<mpsc::UnboundedSender<Command>>>,
+    commands: Mutex<Vec<mpsc::Sender<Command>>>,
 }
 
 #[derive(Clone, Copy)]
@@ -155,7 +155,7 @@ impl HboneBackend {
     }
 
     fn command(&self, command: Command) {
-        self.inner.commands.lock().unwrap().retain(|connection| connection.send(command).is_ok());
+        self.inner.commands.lock().unwrap().retain(|connection| !matches!(connection.try_send(command), Err(mpsc::error::TrySendError::Closed(_))));
     }
 
     /// Refuses connections from here on; those that are open stay. The port stays ours.
@@ -193,7 +193,7 @@ impl Drop for HboneBackend {
 async fn accept(inner: Arc<Inner>, listener: TcpListener) {
     while let Ok((tcp, _)) = listener.accept().await {
         let connection = inner.connections.fetch_add(1, Ordering::SeqCst) + 1;
-        let (sender, commands) = mpsc::unbounded_channel();
+        let (sender, commands) = mpsc::channel(64);
         inner.commands.lock().unwrap().push(sender);
         let inner = inner.clone();
         tokio::spawn(async move {
@@ -208,7 +208,7 @@ async fn serve(
     inner: &Arc<Inner>,
     tcp: TcpStream,
     connection: u64,
-    mut commands: mpsc::UnboundedReceiver<Command>,
+    mut commands: mpsc::Receiver<Command>,
 ) -> std::io::Result<()> {
     tcp.set_nodelay(true)?;
     let config = inner.tls.lock().unwrap().clone();

@@ -215,7 +215,7 @@ impl H1Session {
             match self.decoder.decode(&mut conn.rest).map_err(bad_body)? {
                 Decoded::Data(data) => {
                     self.inbound.touch();
-        self.read += data.len();
+                    self.read += data.len();
                     self.replay.keep(&data, limit);
                     return Ok(Some(data));
                 }

@@ -152,19 +152,15 @@ impl Inbound {
 
     /// Bounds how long neither side may be silent, from here on.
     pub(crate) fn bound_silence(&self, timeout: Duration) {
-        let _bounded_before = self.idle.set(Idle {
-            since: Instant::now(),
-            timeout,
-            last: AtomicU64::new(0),
-        });
+        let _bounded_before =
+            self.idle.set(Idle { since: Instant::now(), timeout, last: AtomicU64::new(0) });
     }
 
     /// A byte has passed.
     pub(crate) fn touch(&self) {
         if let Some(idle) = self.idle.get() {
             let passed = idle.since.elapsed().as_millis();
-            idle.last
-                .store(u64::try_from(passed).unwrap_or(u64::MAX), Ordering::Relaxed);
+            idle.last.store(u64::try_from(passed).unwrap_or(u64::MAX), Ordering::Relaxed);
         }
     }
 
