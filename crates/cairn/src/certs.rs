@@ -2,7 +2,7 @@
 
 use crate::cli::{CertsArgs, CertsCommand, IssueArgs};
 use crate::failure::Failure;
-use crate::terminal::{self, say};
+use crate::terminal;
 use cairn_identity::SpiffeId;
 use cairn_identity::dev::{DevCa, IssueOptions, PemBundle};
 use rustls_pki_types::CertificateDer;
@@ -22,7 +22,7 @@ const MAX_FILE_BYTES: u64 = 1024 * 1024;
 /// Does what the arguments say.
 pub fn run(args: &CertsArgs) -> Result<ExitCode, Failure> {
     match &args.command {
-        CertsCommand::Issue(args) => issue(args)?,
+        CertsCommand::Issue(args) => terminal::text(issue(args)?),
         CertsCommand::Show { file } => terminal::text(show(file)?),
     }
     Ok(ExitCode::SUCCESS)
@@ -60,7 +60,8 @@ pub fn write_identity(dir: &Path, id: &SpiffeId, bundle: &PemBundle) -> io::Resu
     Ok(files)
 }
 
-fn issue(args: &IssueArgs) -> Result<(), Failure> {
+/// Writes the files, and says which.
+fn issue(args: &IssueArgs) -> Result<String, Failure> {
     let IssueArgs { ids, out, ttl } = args;
     let ids = ids
         .iter()
@@ -79,19 +80,21 @@ fn issue(args: &IssueArgs) -> Result<(), Failure> {
             )));
         }
     }
-    let Some(first) = ids.first() else { return Ok(()) };
+    let Some(first) = ids.first() else { return Ok(String::new()) };
     let ca = DevCa::new(first.trust_domain()).map_err(Failure::new)?;
     std::fs::create_dir_all(out)
         .map_err(|error| Failure::new(format!("{}: {error}", out.display())))?;
+    let mut text = String::new();
     for id in &ids {
         let options = IssueOptions { ttl: *ttl, ..IssueOptions::default() };
         let bundle = ca.issue_pem(id, options).map_err(Failure::new)?;
         let files = write_identity(out, id, &bundle)
             .map_err(|error| Failure::new(format!("{}: {error}", out.display())))?;
-        say!("{id}\n  {}\n  {}", files.cert.display(), files.key.display());
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{id}\n  {}\n  {}", files.cert.display(), files.key.display());
     }
-    say!("trusted by whoever has\n  {}", out.join("roots.pem").display());
-    Ok(())
+    let _ = writeln!(text, "trusted by whoever has\n  {}", out.join("roots.pem").display());
+    Ok(text)
 }
 
 /// Replaces a file in one step: a reader, such as the watch of a running proxy, never sees half of it.

@@ -8,7 +8,9 @@
 use crate::cluster::{Cluster, EndpointSet};
 use crate::destination::Destination;
 use crate::destination_index::DestinationIndex;
-use crate::error::{CompileError, Context, MAX_ERRORS};
+use crate::error::{CompileError, Context};
+use crate::findings::{Bounded, Findings};
+use crate::lineup::{Lineup, MadeOf};
 use crate::model::Mesh;
 use crate::registry::Registry;
 use crate::spec;
@@ -24,23 +26,23 @@ pub struct Compiler {
     kept: Kept,
 }
 
-/// What the last snapshot was made of.
+/// What the last snapshot was made of. Lists have `None` where a name was taken.
 #[derive(Debug, Default)]
 struct Kept {
     snapshot: Mesh,
-    destinations: AHashMap<Arc<str>, KeptDestination>,
-    /// Names that belong to two destinations.
+    destinations: Vec<Option<Arc<KeptDestination>>>,
+    /// Addresses and hosts that belong to two destinations.
     conflicts: Vec<CompileError>,
-    clusters: AHashMap<Arc<str>, KeptCluster>,
+    clusters: Vec<Option<Arc<KeptCluster>>>,
     /// Changes when a cluster comes or goes.
     cluster_names: u64,
+    sets: Arc<SetPlaces>,
     workloads: Vec<(Arc<spec::Workload>, Arc<Workload>)>,
 }
 
 /// Paths of its errors begin below the destination, whose place in the list may change.
 #[derive(Debug, Clone)]
 struct KeptDestination {
-    position: usize,
     spec: Arc<spec::Destination>,
     compiled: Arc<Destination>,
     errors: Vec<CompileError>,
@@ -51,7 +53,6 @@ struct KeptDestination {
 /// Paths of its errors begin below the cluster or endpoint set.
 #[derive(Debug, Clone)]
 struct KeptCluster {
-    position: usize,
     spec: Arc<spec::Cluster>,
     /// `None`: has errors.
     compiled: Option<Arc<Cluster>>,
@@ -66,21 +67,11 @@ struct KeptEndpoints {
     warnings: Vec<CompileError>,
 }
 
-/// Endpoint sets by the name of their cluster, with their place in the list.
-type EndpointSets<'a> = AHashMap<&'a str, (usize, &'a Arc<spec::EndpointSet>)>;
-
-/// What is wrong, and what is odd.
+/// Which endpoint set belongs to which cluster, by their places in the lists.
 #[derive(Debug, Default)]
-struct Findings {
-    errors: Bounded,
-    warnings: Bounded,
-}
-
-/// At most [`MAX_ERRORS`].
-#[derive(Debug, Default)]
-struct Bounded {
-    list: Vec<CompileError>,
-    dropped: usize,
+struct SetPlaces {
+    set_of: Vec<Option<usize>>,
+    cluster_of: Vec<Option<usize>>,
 }
 
 impl Compiler {
@@ -92,7 +83,7 @@ impl Compiler {
     /// Compiles everything or, with all errors, nothing.
     pub fn compile(&mut self, resources: &spec::Resources) -> Result<Mesh, Vec<CompileError>> {
         let (kept, findings) = self.build(resources);
-        if !findings.errors.list.is_empty() {
+        if !findings.errors.is_empty() {
             return Err(findings.errors.into_list());
         }
         Ok(self.keep(kept, findings))
@@ -135,57 +126,63 @@ impl Compiler {
         kept: &mut Kept,
         findings: &mut Findings,
     ) {
-        let mut sets = EndpointSets::with_capacity(endpoints.len());
-        for (position, set) in endpoints.iter().enumerate() {
-            if let Some((first, _)) = sets.get(set.cluster.as_str()) {
-                let message = format!("endpoints[{first}] is for `{}` already", set.cluster);
-                findings.errors.add("endpoints", position, "cluster", &message);
-            } else {
-                sets.insert(&set.cluster, (position, set));
-            }
-        }
+        let lineup = Lineup::new(clusters, &self.kept.clusters);
+        kept.sets = if lineup.in_place && self.kept.sets_stand(endpoints) {
+            Arc::clone(&self.kept.sets)
+        } else {
+            Arc::new(SetPlaces::new(clusters, endpoints, findings))
+        };
         kept.clusters.reserve(clusters.len());
-        let (mut changed, mut renamed) = (false, false);
-        for (position, spec) in clusters.iter().enumerate() {
-            if let Some(first) = kept.clusters.get(spec.name.as_str()) {
-                let message =
-                    format!("clusters[{}] is named `{}` already", first.position, spec.name);
-                findings.errors.add("clusters", position, "name", &message);
-                continue;
-            }
-            let set = sets.remove(spec.name.as_str());
-            let previous = self.kept.clusters.get_key_value(spec.name.as_str());
-            let (name, previous) = match previous {
-                Some((name, previous)) => (Arc::clone(name), Some(previous)),
-                None => (spec.name.as_str().into(), None),
+        let mut changed = Vec::new();
+        let mut renamed = self.kept.clusters.len() != clusters.len();
+        for (position, (spec, place)) in clusters.iter().zip(&lineup.places).enumerate() {
+            let previous = match place.known() {
+                Ok(previous) => previous,
+                Err(first) => {
+                    let message = format!("clusters[{first}] is named `{}` already", spec.name);
+                    findings.errors.add("clusters", position, "name", &message);
+                    kept.clusters.push(None);
+                    renamed = true;
+                    continue;
+                }
             };
-            let cluster = KeptCluster::build(spec, position, set, previous, &mut self.registry);
+            let set_position = kept.sets.set_of.get(position).copied().flatten();
+            let set = set_position.and_then(|position| endpoints.get(position));
+            let cluster = match previous {
+                Some(previous) if previous.is_of(spec, set) => Arc::clone(previous),
+                _ => {
+                    let previous = previous.map(Arc::as_ref);
+                    Arc::new(KeptCluster::build(spec, set, previous, &mut self.registry))
+                }
+            };
             findings.errors.add_all("clusters", position, &cluster.errors);
-            if let Some((position, _)) = set {
+            if let Some(position) = set_position {
                 findings.errors.add_all("endpoints", position, &cluster.endpoints.errors);
                 findings.warnings.add_all("endpoints", position, &cluster.endpoints.warnings);
             }
-            let before = previous.and_then(|previous| previous.compiled.as_ref());
-            renamed |= before.is_some() != cluster.compiled.is_some();
-            changed |= before.map(Arc::as_ptr) != cluster.compiled.as_ref().map(Arc::as_ptr);
-            kept.clusters.insert(name, cluster);
+            match (previous.and_then(|previous| previous.compiled.as_ref()), &cluster.compiled) {
+                (Some(before), Some(compiled)) if Arc::ptr_eq(before, compiled) => {}
+                (Some(_), Some(compiled)) => changed.push(Arc::clone(compiled)),
+                (None, None) => {}
+                _ => renamed = true,
+            }
+            kept.clusters.push(Some(cluster));
         }
-        let mut unused: Vec<_> = sets.into_values().collect();
-        unused.sort_by_key(|(position, _)| *position);
-        for (position, set) in unused {
-            let message =
-                format!("there is no cluster `{}`: its endpoints are not used", set.cluster);
-            findings.warnings.add("endpoints", position, "cluster", &message);
-        }
-        renamed |= kept.clusters.len() != self.kept.clusters.len();
         kept.cluster_names = self.kept.cluster_names + u64::from(renamed);
-        kept.snapshot.clusters = if changed || renamed {
-            let compiled = kept.clusters.values().filter_map(|cluster| cluster.compiled.as_ref());
+        kept.snapshot.clusters = if renamed {
+            let kept = kept.clusters.iter().flatten();
+            let compiled = kept.filter_map(|cluster| cluster.compiled.as_ref());
             Arc::new(
                 compiled.map(|cluster| (Arc::clone(&cluster.name), Arc::clone(cluster))).collect(),
             )
         } else {
-            Arc::clone(&self.kept.snapshot.clusters)
+            let mut clusters = Arc::clone(&self.kept.snapshot.clusters);
+            if !changed.is_empty() {
+                Arc::make_mut(&mut clusters).extend(
+                    changed.into_iter().map(|cluster| (Arc::clone(&cluster.name), cluster)),
+                );
+            }
+            clusters
         };
     }
 
@@ -196,42 +193,42 @@ impl Compiler {
         findings: &mut Findings,
     ) {
         kept.destinations.reserve(destinations.len());
-        let mut list = Vec::with_capacity(destinations.len());
-        for (position, spec) in destinations.iter().enumerate() {
-            if let Some(first) = kept.destinations.get(spec.name.as_str()) {
-                let message =
-                    format!("destinations[{}] is named `{}` already", first.position, spec.name);
-                findings.errors.add("destinations", position, "name", &message);
-                continue;
-            }
-            let previous = self.kept.destinations.get_key_value(spec.name.as_str());
-            let (name, mut destination) = match previous {
-                Some((name, previous)) if same(&previous.spec, spec) => {
+        let lineup = Lineup::new(destinations, &self.kept.destinations);
+        for (position, (spec, place)) in destinations.iter().zip(&lineup.places).enumerate() {
+            let previous = match place.known() {
+                Ok(previous) => previous,
+                Err(first) => {
+                    let message = format!("destinations[{first}] is named `{}` already", spec.name);
+                    findings.errors.add("destinations", position, "name", &message);
+                    kept.destinations.push(None);
+                    continue;
+                }
+            };
+            let mut destination = match previous {
+                Some(previous) if Arc::ptr_eq(&previous.spec, spec) => Arc::clone(previous),
+                Some(previous) if previous.spec == *spec => {
                     let spec = Arc::clone(spec);
-                    (Arc::clone(name), KeptDestination { position, spec, ..previous.clone() })
+                    Arc::new(KeptDestination { spec, ..KeptDestination::clone(previous) })
                 }
-                _ => {
-                    (spec.name.as_str().into(), KeptDestination::build(spec, position, &self.mesh))
-                }
+                _ => Arc::new(KeptDestination::build(spec, &self.mesh)),
             };
             if destination.missing.0 != kept.cluster_names {
                 let missing = missing_clusters(spec, &kept.snapshot.clusters);
-                destination.missing = (kept.cluster_names, missing);
+                Arc::make_mut(&mut destination).missing = (kept.cluster_names, missing);
             }
             findings.errors.add_all("destinations", position, &destination.errors);
             findings.warnings.add_all("destinations", position, &destination.missing.1);
-            list.push((position, Arc::clone(&destination.compiled)));
-            kept.destinations.insert(name, destination);
+            kept.destinations.push(Some(destination));
         }
         let before = &self.kept.snapshot;
-        let compiled = list.iter().map(|(_, compiled)| compiled);
-        if compiled.map(Arc::as_ptr).eq(before.destinations.iter().map(Arc::as_ptr)) {
+        let compiled = || kept.destinations.iter().flatten().map(|kept| &kept.compiled);
+        if compiled().map(Arc::as_ptr).eq(before.destinations.iter().map(Arc::as_ptr)) {
             kept.snapshot.destinations = Arc::clone(&before.destinations);
             kept.snapshot.index = Arc::clone(&before.index);
             kept.conflicts = self.kept.conflicts.clone();
         } else {
-            let (index, conflicts) = build_index(destinations, &list);
-            kept.snapshot.destinations = list.into_iter().map(|(_, compiled)| compiled).collect();
+            let (index, conflicts) = build_index(&kept.destinations);
+            kept.snapshot.destinations = compiled().cloned().collect();
             kept.snapshot.index = Arc::new(index);
             kept.conflicts = conflicts;
         }
@@ -284,8 +281,74 @@ impl Compiler {
     }
 }
 
+impl Kept {
+    /// Each endpoint set is for the same cluster as the one at its place was. Not known, and so not
+    /// said, if one was for no cluster.
+    fn sets_stand(&self, endpoints: &[Arc<spec::EndpointSet>]) -> bool {
+        let stands = |(set, place): (&Arc<spec::EndpointSet>, &Option<usize>)| {
+            let kept = place.and_then(|position| self.clusters.get(position)?.as_ref());
+            kept.is_some_and(|kept| {
+                kept.endpoints.spec.as_ref().is_some_and(|before| Arc::ptr_eq(before, set))
+                    || kept.spec.name == set.cluster
+            })
+        };
+        endpoints.len() == self.sets.cluster_of.len()
+            && endpoints.iter().zip(&self.sets.cluster_of).all(stands)
+    }
+}
+
+impl SetPlaces {
+    fn new(
+        clusters: &[Arc<spec::Cluster>],
+        endpoints: &[Arc<spec::EndpointSet>],
+        findings: &mut Findings,
+    ) -> Self {
+        let mut places = SetPlaces {
+            set_of: vec![None; clusters.len()],
+            cluster_of: vec![None; endpoints.len()],
+        };
+        let mut by_name = AHashMap::with_capacity(clusters.len());
+        for (position, cluster) in clusters.iter().enumerate() {
+            by_name.entry(cluster.name.as_str()).or_insert(position);
+        }
+        let pairs = endpoints.iter().zip(&mut places.cluster_of);
+        for (position, (set, cluster_of)) in pairs.enumerate() {
+            let Some(cluster) = by_name.get(set.cluster.as_str()) else {
+                let message =
+                    format!("there is no cluster `{}`: its endpoints are not used", set.cluster);
+                findings.warnings.add("endpoints", position, "cluster", &message);
+                continue;
+            };
+            match places.set_of.get_mut(*cluster) {
+                Some(Some(first)) => {
+                    let message = format!("endpoints[{first}] is for `{}` already", set.cluster);
+                    findings.errors.add("endpoints", position, "cluster", &message);
+                }
+                Some(set_of) => {
+                    *set_of = Some(position);
+                    *cluster_of = Some(*cluster);
+                }
+                None => {}
+            }
+        }
+        places
+    }
+}
+
+impl MadeOf<spec::Destination> for KeptDestination {
+    fn spec(&self) -> &Arc<spec::Destination> {
+        &self.spec
+    }
+}
+
+impl MadeOf<spec::Cluster> for KeptCluster {
+    fn spec(&self) -> &Arc<spec::Cluster> {
+        &self.spec
+    }
+}
+
 impl KeptDestination {
-    fn build(spec: &Arc<spec::Destination>, position: usize, mesh: &Arc<str>) -> Self {
+    fn build(spec: &Arc<spec::Destination>, mesh: &Arc<str>) -> Self {
         let mut at = Context::new();
         let compiled = Destination::compile(spec, mesh, &mut at);
         let errors = at.into_errors();
@@ -298,7 +361,6 @@ impl KeptDestination {
             Destination::broken(&spec.name, &spec.namespace, mesh, spec.port, reason.into())
         });
         KeptDestination {
-            position,
             spec: Arc::clone(spec),
             compiled: Arc::new(compiled),
             errors,
@@ -308,10 +370,15 @@ impl KeptDestination {
 }
 
 impl KeptCluster {
+    /// Was made of the very same values.
+    fn is_of(&self, spec: &Arc<spec::Cluster>, set: Option<&Arc<spec::EndpointSet>>) -> bool {
+        Arc::ptr_eq(&self.spec, spec)
+            && self.endpoints.spec.as_ref().map(Arc::as_ptr) == set.map(Arc::as_ptr)
+    }
+
     fn build(
         spec: &Arc<spec::Cluster>,
-        position: usize,
-        set: Option<(usize, &Arc<spec::EndpointSet>)>,
+        set: Option<&Arc<spec::EndpointSet>>,
         previous: Option<&KeptCluster>,
         registry: &mut Registry,
     ) -> Self {
@@ -328,9 +395,8 @@ impl KeptCluster {
         let spec = Arc::clone(spec);
         let Some(settings) = settings else {
             let endpoints = KeptEndpoints::default();
-            return KeptCluster { position, spec, compiled: None, errors, endpoints };
+            return KeptCluster { spec, compiled: None, errors, endpoints };
         };
-        let set = set.map(|(_, set)| set);
         let reusable = previous.and_then(|previous| {
             let before = previous.compiled.as_ref()?;
             let same_set = match (&previous.endpoints.spec, set) {
@@ -359,37 +425,7 @@ impl KeptCluster {
         } else {
             Arc::new(Cluster { endpoints: compiled, ..Cluster::clone(&settings) })
         };
-        KeptCluster { position, spec, compiled: Some(compiled), errors, endpoints }
-    }
-}
-
-impl Bounded {
-    fn push(&mut self, finding: CompileError) {
-        if self.list.len() < MAX_ERRORS {
-            self.list.push(finding);
-        } else {
-            self.dropped += 1;
-        }
-    }
-
-    fn add(&mut self, list: &str, position: usize, below: &str, message: &str) {
-        let separator = if below.is_empty() || below.starts_with('[') { "" } else { "." };
-        let path = format!("{list}[{position}]{separator}{below}");
-        self.push(CompileError { path, message: message.to_owned() });
-    }
-
-    fn add_all(&mut self, list: &str, position: usize, findings: &[CompileError]) {
-        for CompileError { path, message } in findings {
-            self.add(list, position, path, message);
-        }
-    }
-
-    fn into_list(mut self) -> Vec<CompileError> {
-        if self.dropped > 0 {
-            let message = format!("{} more are not listed", self.dropped);
-            self.list.push(CompileError { path: "…".to_owned(), message });
-        }
-        self.list
+        KeptCluster { spec, compiled: Some(compiled), errors, endpoints }
     }
 }
 
@@ -398,29 +434,28 @@ fn same<T: PartialEq>(one: &Arc<T>, other: &Arc<T>) -> bool {
 }
 
 /// The index, and the names that an earlier destination has already.
-fn build_index(
-    specs: &[Arc<spec::Destination>],
-    compiled: &[(usize, Arc<Destination>)],
-) -> (DestinationIndex, Vec<CompileError>) {
-    let mut index = DestinationIndex::default();
+fn build_index(kept: &[Option<Arc<KeptDestination>>]) -> (DestinationIndex, Vec<CompileError>) {
+    let mut index = DestinationIndex::with_capacity(kept.len());
     let mut conflicts = Bounded::default();
-    for (position, destination) in compiled {
-        let Some(spec) = specs.get(*position) else { continue };
-        let with_port = match spec.port {
+    for (position, kept) in kept.iter().enumerate() {
+        let Some(KeptDestination { spec, compiled, .. }) = kept.as_deref() else { continue };
+        let with_port = || match spec.port {
             Some(port) => format!("with port {port}"),
             None => "with every port".to_owned(),
         };
         for (number, network) in spec.addresses.iter().enumerate() {
-            if let Err(owner) = index.add_network(network.0, destination) {
+            if let Err(owner) = index.add_network(network.0, compiled) {
                 let network = String::from(*network);
-                let message = format!("{network} {with_port} belongs to `{}` already", owner.name);
-                conflicts.add("destinations", *position, &format!("addresses[{number}]"), &message);
+                let message =
+                    format!("{network} {} belongs to `{}` already", with_port(), owner.name);
+                conflicts.add("destinations", position, &format!("addresses[{number}]"), &message);
             }
         }
         for (number, host) in spec.hosts.iter().enumerate() {
-            if let Err(owner) = index.add_host(host, destination) {
-                let message = format!("`{host}` {with_port} belongs to `{}` already", owner.name);
-                conflicts.add("destinations", *position, &format!("hosts[{number}]"), &message);
+            if let Err(owner) = index.add_host(host, compiled) {
+                let message =
+                    format!("`{host}` {} belongs to `{}` already", with_port(), owner.name);
+                conflicts.add("destinations", position, &format!("hosts[{number}]"), &message);
             }
         }
     }

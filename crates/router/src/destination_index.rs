@@ -10,6 +10,8 @@ use ahash::AHashMap;
 use ipnet::{IpNet, Ipv4Net};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::collections::hash_map::Entry;
+use std::hash::Hash;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -24,22 +26,31 @@ pub(crate) struct DestinationIndex {
     v6: BTreeMap<u8, AHashMap<IpAddr, Ports>>,
 }
 
-/// The destinations of one name.
-#[derive(Debug, Default)]
+/// The destinations of one name: mostly a single one.
+#[derive(Debug)]
 struct Ports {
-    every: Option<Arc<Destination>>,
+    first: Arc<Destination>,
     /// Few: searched from the front.
-    exact: Vec<(u16, Arc<Destination>)>,
+    others: Vec<Arc<Destination>>,
 }
 
 impl DestinationIndex {
+    /// With room for so many destinations of one host and one address each.
+    pub(crate) fn with_capacity(destinations: usize) -> Self {
+        DestinationIndex {
+            hosts: AHashMap::with_capacity(destinations),
+            addresses: AHashMap::with_capacity(destinations),
+            ..DestinationIndex::default()
+        }
+    }
+
     /// Adds a name; gives back who has it already.
     pub(crate) fn add_host(
         &mut self,
         host: &str,
         destination: &Arc<Destination>,
     ) -> Result<(), Arc<Destination>> {
-        self.hosts.entry(host.to_ascii_lowercase().into()).or_default().add(destination)
+        add(&mut self.hosts, host.to_ascii_lowercase().into(), destination)
     }
 
     /// Adds a network; gives back who has it already. Unspecified addresses are left out.
@@ -54,10 +65,10 @@ impl DestinationIndex {
             if address.is_unspecified() {
                 return Ok(());
             }
-            return self.addresses.entry(address).or_default().add(destination);
+            return add(&mut self.addresses, address, destination);
         }
         let lengths = if address.is_ipv4() { &mut self.v4 } else { &mut self.v6 };
-        lengths.entry(length).or_default().entry(address).or_default().add(destination)
+        add(lengths.entry(length).or_default(), address, destination)
     }
 
     pub(crate) fn get(&self, target: &TargetRef<'_>) -> Option<&Arc<Destination>> {
@@ -91,27 +102,37 @@ impl DestinationIndex {
 }
 
 impl Ports {
-    fn add(&mut self, destination: &Arc<Destination>) -> Result<(), Arc<Destination>> {
-        let there = match destination.port {
-            Some(port) => {
-                self.exact.iter().find(|(known, _)| *known == port).map(|(_, there)| there)
-            }
-            None => self.every.as_ref(),
-        };
-        match (there, destination.port) {
-            // The same name twice in one destination.
-            (Some(there), _) if Arc::ptr_eq(there, destination) => {}
-            (Some(there), _) => return Err(Arc::clone(there)),
-            (None, Some(port)) => self.exact.push((port, Arc::clone(destination))),
-            (None, None) => self.every = Some(Arc::clone(destination)),
+    /// `None`: every port.
+    fn of(&self, port: Option<u16>) -> Option<&Arc<Destination>> {
+        if self.first.port == port {
+            return Some(&self.first);
         }
-        Ok(())
+        self.others.iter().find(|destination| destination.port == port)
     }
 
     fn get(&self, port: u16) -> Option<&Arc<Destination>> {
-        let exact = self.exact.iter().find(|(known, _)| *known == port);
-        exact.map(|(_, destination)| destination).or(self.every.as_ref())
+        self.of(Some(port)).or_else(|| self.of(None))
     }
+}
+
+/// Adds a destination to those of one name; gives back who has its port already.
+fn add<K: Eq + Hash>(
+    names: &mut AHashMap<K, Ports>,
+    name: K,
+    destination: &Arc<Destination>,
+) -> Result<(), Arc<Destination>> {
+    match names.entry(name) {
+        Entry::Vacant(entry) => {
+            entry.insert(Ports { first: Arc::clone(destination), others: Vec::new() });
+        }
+        Entry::Occupied(mut entry) => match entry.get().of(destination.port) {
+            // The same name twice in one destination.
+            Some(owner) if Arc::ptr_eq(owner, destination) => {}
+            Some(owner) => return Err(Arc::clone(owner)),
+            None => entry.get_mut().others.push(Arc::clone(destination)),
+        },
+    }
+    Ok(())
 }
 
 /// Networks inside `::ffff:0:0/96` are IPv4 networks.

@@ -3,26 +3,20 @@
 //! Between requests nothing is kept but the two halves of the stream and what was
 //! read beyond the last request: a parked tunnel costs a few KiB.
 
-use super::{Inbound, Link, Replay, digest_for};
+use super::session::{Codec, RequestSession, Shared, read_failed, write_failed};
+use super::{Inbound, Link};
 use crate::engine::Engine;
 use crate::framing::{BodyDecoder, BodyEncoder, BodyLength, Decoded, FramingError, put_header};
 use crate::head::{self, HeadBuffer, HeadError, HeadLimits, RequestHead};
 use crate::reply;
-use async_trait::async_trait;
 use bytes::{BufMut, Bytes, BytesMut};
 use cairn_hbone::{TunnelReader, TunnelStream, TunnelWriter};
 use crossbeam_queue::ArrayQueue;
-use futures::Stream;
 use http::{HeaderMap, Method, StatusCode, Version, header};
-use pingora_core::protocols::Digest;
-use pingora_core::protocols::http::HttpTask;
-use pingora_core::protocols::http::custom::{CustomMessageWrite, server::Session};
-use pingora_core::protocols::l4::socket::SocketAddr;
 use pingora_error::{Error, ErrorType, Result};
-use pingora_http::{RequestHeader, ResponseHeader};
-use std::io;
+use pingora_http::ResponseHeader;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 /// A request body that nobody has read is skipped up to so many bytes that are at hand already.
@@ -75,7 +69,7 @@ pub(crate) async fn serve(
             return refuse(conn, &link, HeadError::Http10).await;
         }
         let inbound = Arc::new(Inbound::new(Arc::clone(&link), resolved));
-        let session = H1Session::new(conn, head, inbound, Arc::clone(&slot));
+        let session = H1::session(conn, head, inbound, Arc::clone(&slot));
         engine.process(Box::new(session)).await;
         match slot.pop() {
             Some(back) => conn = back,
@@ -136,32 +130,26 @@ async fn refuse(mut conn: Conn, link: &Link, error: HeadError) {
     }
 }
 
-/// One request and its response.
-struct H1Session {
+/// HTTP/1.1's side of one request.
+struct H1 {
     conn: Option<Conn>,
     slot: Arc<Slot>,
-    request: RequestHeader,
-    inbound: Arc<Inbound>,
-    digest: Digest,
-    client: SocketAddr,
-    server: SocketAddr,
     decoder: BodyDecoder,
-    body_empty: bool,
-    replay: Replay,
+    encoder: BodyEncoder,
     wants_upgrade: bool,
     upgraded: bool,
     wants_trailers: bool,
     keep_alive: bool,
-    response: Option<Box<ResponseHeader>>,
-    encoder: BodyEncoder,
-    complete: bool,
     failed: bool,
-    sent: usize,
-    read: usize,
 }
 
-impl H1Session {
-    fn new(conn: Conn, head: RequestHead, inbound: Arc<Inbound>, slot: Arc<Slot>) -> Self {
+impl H1 {
+    fn session(
+        conn: Conn,
+        head: RequestHead,
+        inbound: Arc<Inbound>,
+        slot: Arc<Slot>,
+    ) -> RequestSession<H1> {
         let RequestHead { method, uri, version, headers, body, keep_alive, upgrade } = head;
         let wants_trailers = headers
             .get_all(header::TE)
@@ -175,80 +163,41 @@ impl H1Session {
         if !conn.rest.is_empty() && body != BodyLength::Empty {
             inbound.set_body_waits();
         }
-        let addr = |addr| super::pingora_addr(addr);
-        H1Session {
+        let codec = H1 {
             conn: Some(conn),
             slot,
-            request: RequestHeader::from(parts),
-            digest: digest_for(Arc::clone(&inbound)),
-            client: addr(inbound.link.peer.addr),
-            server: addr(inbound.link.peer.local_addr),
-            inbound,
             decoder: BodyDecoder::new(body),
-            body_empty: body == BodyLength::Empty,
-            replay: Replay::default(),
+            encoder: BodyEncoder::new(BodyLength::Empty),
             wants_upgrade: upgrade,
             upgraded: false,
             wants_trailers,
             keep_alive,
-            response: None,
-            encoder: BodyEncoder::new(BodyLength::Empty),
-            complete: false,
             failed: false,
-            sent: 0,
-            read: 0,
-        }
+        };
+        RequestSession::new(Shared::new(parts, inbound, body == BodyLength::Empty), codec)
     }
 
-    fn conn(&mut self) -> Result<&mut Conn> {
-        self.conn
-            .as_mut()
-            .ok_or_else(|| Error::explain(ErrorType::ConnectionClosed, "the stream is gone"))
-    }
-
-    async fn next_data(&mut self) -> Result<Option<Bytes>> {
-        loop {
-            let limit = self.inbound.replay_limit();
-            let Some(conn) = self.conn.as_mut() else {
-                return Ok(None);
-            };
-            match self.decoder.decode(&mut conn.rest).map_err(bad_body)? {
-                Decoded::Data(data) => {
-                    self.inbound.touch();
-                    self.read += data.len();
-                    self.replay.keep(&data, limit);
-                    return Ok(Some(data));
-                }
-                Decoded::End(trailers) => {
-                    if let Some(trailers) = trailers {
-                        self.inbound.put_trailers(trailers);
-                    }
-                    return Ok(None);
-                }
-                Decoded::NeedMore => match conn.reader.chunk().await {
-                    Some(Ok(chunk)) => conn.rest = chunk,
-                    Some(Err(error)) => return Err(read_failed(error)),
-                    None => self.decoder.end_of_stream().map_err(bad_body)?,
-                },
-            }
-        }
-    }
-
-    /// Puts the head into the outgoing bytes.
-    fn put_head(&mut self, response: &ResponseHeader, end: bool) -> Result<()> {
+    /// Encodes the head into the outgoing bytes.
+    fn encode_head(
+        &mut self,
+        shared: &mut Shared,
+        response: &ResponseHeader,
+        end: bool,
+    ) -> Result<()> {
         let status = response.status;
         let interim = status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS;
-        if self.inbound.link.drain.is_started() {
+        if shared.inbound.link.drain.is_started() {
             self.keep_alive = false;
         }
-        let length = self.response_length(response, end, interim);
+        let length = self.response_length(shared, response, end, interim);
         if length == BodyLength::UntilClose {
             self.keep_alive = false;
         }
-        let (keep_alive, upgraded) = (self.keep_alive, self.upgraded);
-        let http_10 = self.request.version == Version::HTTP_10;
-        let bodiless = self.request.method == Method::HEAD || status == StatusCode::NOT_MODIFIED;
-        let out = &mut self.conn()?.out;
+        let bodiless = shared.request.method == Method::HEAD || status == StatusCode::NOT_MODIFIED;
+        let Some(conn) = self.conn.as_mut() else {
+            return Err(gone());
+        };
+        let out = &mut conn.out;
         out.reserve(512);
         out.put_slice(b"HTTP/1.1 ");
         out.put_slice(status.as_str().as_bytes());
@@ -258,7 +207,7 @@ impl H1Session {
         for (name, value) in &response.headers {
             let skip = match *name {
                 header::TRANSFER_ENCODING => true,
-                header::CONNECTION | header::UPGRADE => !upgraded,
+                header::CONNECTION | header::UPGRADE => !self.upgraded,
                 header::CONTENT_LENGTH => {
                     !(matches!(length, BodyLength::Sized(_)) || bodiless) || interim
                 }
@@ -275,23 +224,24 @@ impl H1Session {
             }
             _ => {}
         }
-        if !interim && !upgraded {
-            if !keep_alive {
+        if !interim && !self.upgraded {
+            if !self.keep_alive {
                 out.put_slice(b"connection: close\r\n");
-            } else if http_10 {
+            } else if shared.request.version == Version::HTTP_10 {
                 out.put_slice(b"connection: keep-alive\r\n");
             }
         }
         out.put_slice(b"\r\n");
         if !interim {
             self.encoder = BodyEncoder::new(length);
-            self.response = Some(Box::new(response.clone()));
+            shared.response = Some(Box::new(response.clone()));
         }
         Ok(())
     }
 
     fn response_length(
         &mut self,
+        shared: &Shared,
         response: &ResponseHeader,
         end: bool,
         interim: bool,
@@ -302,11 +252,7 @@ impl H1Session {
             self.decoder = BodyDecoder::new(BodyLength::UntilClose);
             return BodyLength::UntilClose;
         }
-        if interim
-            || self.request.method == Method::HEAD
-            || status == StatusCode::NO_CONTENT
-            || status == StatusCode::NOT_MODIFIED
-        {
+        if interim || bodiless(&shared.request.method, status) {
             return BodyLength::Empty;
         }
         let announced = response
@@ -316,90 +262,9 @@ impl H1Session {
         match announced {
             Some(length) => BodyLength::Sized(length),
             None if end => BodyLength::Sized(0),
-            None if self.request.version == Version::HTTP_11 => BodyLength::Chunked,
+            None if shared.request.version == Version::HTTP_11 => BodyLength::Chunked,
             None => BodyLength::UntilClose,
         }
-    }
-
-    /// Encodes part of the body; large parts and what is gathered behind them leave at once.
-    async fn put_data(&mut self, data: Bytes) -> Result<()> {
-        self.sent += data.len();
-        if matches!(self.response.as_deref(), Some(head) if bodiless(&self.request.method, head.status))
-        {
-            return Ok(());
-        }
-        let Some(conn) = self.conn.as_mut() else {
-            return Ok(());
-        };
-        let large = self.encoder.data(&mut conn.out, data).map_err(bad_response)?;
-        if let Some(large) = large {
-            conn.flush().await?;
-            conn.writer.write_chunk(large).await.map_err(write_failed)?;
-            self.encoder.after_large(&mut conn.out);
-        } else if conn.out.len() >= FLUSH {
-            conn.flush().await?;
-        }
-        Ok(())
-    }
-
-    /// Ends the response.
-    async fn end(&mut self, trailers: Option<&HeaderMap>) -> Result<()> {
-        if self.complete || self.response.is_none() {
-            return Ok(());
-        }
-        let trailers = trailers.filter(|_| self.wants_trailers);
-        let upgraded = self.upgraded;
-        let Some(conn) = self.conn.as_mut() else {
-            return Ok(());
-        };
-        if let Err(error) = self.encoder.finish(&mut conn.out, trailers) {
-            self.failed = true;
-            return Err(bad_response(error));
-        }
-        conn.flush().await?;
-        if upgraded {
-            conn.writer.finish().map_err(write_failed)?;
-        }
-        self.complete = true;
-        Ok(())
-    }
-
-    async fn put_tasks(&mut self, tasks: Vec<HttpTask>) -> Result<bool> {
-        let mut over = false;
-        for task in tasks {
-            match task {
-                HttpTask::Header(head, end) => {
-                    self.put_head(&head, end)?;
-                    if end && !head.status.is_informational() {
-                        self.end(None).await?;
-                        over = true;
-                    }
-                }
-                HttpTask::Body(data, end) | HttpTask::UpgradedBody(data, end) => {
-                    if let Some(data) = data {
-                        self.put_data(data).await?;
-                    }
-                    if end {
-                        self.end(None).await?;
-                        over = true;
-                    }
-                }
-                HttpTask::Trailer(trailers) => {
-                    self.end(trailers.as_deref()).await?;
-                    over = true;
-                }
-                HttpTask::Done => {
-                    self.end(None).await?;
-                    over = true;
-                }
-                HttpTask::Failed(error) => {
-                    self.failed = true;
-                    return Err(error);
-                }
-            }
-        }
-        self.conn()?.flush().await?;
-        Ok(over)
     }
 
     /// Skips what is at hand of a body that nobody wanted. `false`: some of it is still to come.
@@ -429,10 +294,115 @@ impl Conn {
     }
 }
 
-impl Drop for H1Session {
+impl Codec for H1 {
+    async fn next_data(&mut self, shared: &mut Shared) -> Result<Option<Bytes>> {
+        loop {
+            let Some(conn) = self.conn.as_mut() else {
+                return Ok(None);
+            };
+            match self.decoder.decode(&mut conn.rest).map_err(bad_body)? {
+                Decoded::Data(data) => {
+                    shared.was_read(&data);
+                    return Ok(Some(data));
+                }
+                Decoded::End(trailers) => {
+                    if let Some(trailers) = trailers {
+                        shared.inbound.put_trailers(trailers);
+                    }
+                    return Ok(None);
+                }
+                Decoded::NeedMore => match conn.reader.chunk().await {
+                    Some(Ok(chunk)) => conn.rest = chunk,
+                    Some(Err(error)) => return Err(read_failed(error)),
+                    None => self.decoder.end_of_stream().map_err(bad_body)?,
+                },
+            }
+        }
+    }
+
+    fn is_body_done(&self) -> bool {
+        self.decoder.is_done()
+    }
+
+    async fn put_head(
+        &mut self,
+        shared: &mut Shared,
+        head: &ResponseHeader,
+        end: bool,
+    ) -> Result<()> {
+        self.encode_head(shared, head, end)?;
+        if end && shared.response.is_some() { self.end(shared, None).await } else { Ok(()) }
+    }
+
+    /// Large parts, and what is gathered in front of them, leave at once.
+    async fn put_data(&mut self, shared: &mut Shared, data: Bytes, end: bool) -> Result<()> {
+        shared.sent += data.len();
+        let skip = shared
+            .response
+            .as_deref()
+            .is_some_and(|head| bodiless(&shared.request.method, head.status));
+        if let Some(conn) = self.conn.as_mut().filter(|_| !skip) {
+            let large = self.encoder.data(&mut conn.out, data).map_err(bad_response)?;
+            if let Some(large) = large {
+                conn.flush().await?;
+                conn.writer.write_chunk(large).await.map_err(write_failed)?;
+                self.encoder.after_large(&mut conn.out);
+            } else if conn.out.len() >= FLUSH {
+                conn.flush().await?;
+            }
+        }
+        if end { self.end(shared, None).await } else { Ok(()) }
+    }
+
+    async fn end(&mut self, shared: &mut Shared, trailers: Option<HeaderMap>) -> Result<()> {
+        if shared.complete || shared.response.is_none() {
+            return Ok(());
+        }
+        let trailers = trailers.filter(|_| self.wants_trailers);
+        let Some(conn) = self.conn.as_mut() else {
+            return Ok(());
+        };
+        if let Err(error) = self.encoder.finish(&mut conn.out, trailers.as_ref()) {
+            self.failed = true;
+            return Err(bad_response(error));
+        }
+        conn.flush().await?;
+        if self.upgraded {
+            conn.writer.finish().map_err(write_failed)?;
+        }
+        shared.complete = true;
+        Ok(())
+    }
+
+    async fn flush(&mut self) -> Result<()> {
+        match self.conn.as_mut() {
+            Some(conn) => conn.flush().await,
+            None => Err(gone()),
+        }
+    }
+
+    fn poll_reset(&mut self, _shared: &Shared, cx: &mut Context<'_>) -> Poll<Box<Error>> {
+        match self.conn.as_mut() {
+            Some(conn) => conn.writer.poll_reset(cx).map(read_failed),
+            None => Poll::Ready(gone()),
+        }
+    }
+
+    fn wants_upgrade(&self) -> bool {
+        self.wants_upgrade
+    }
+
+    fn was_upgraded(&self) -> bool {
+        self.upgraded
+    }
+
+    fn abandon(&mut self) {
+        self.failed = true;
+    }
+
     /// Leaves the connection for the next request, ends it, or, in the middle of a response, resets it.
-    fn drop(&mut self) {
-        if !self.complete || self.failed || self.upgraded {
+    fn close(&mut self, shared: &mut Shared) {
+        if !shared.complete || self.failed || self.upgraded {
             return;
         }
         let body_is_over = self.decoder.is_done() || self.skip_body();
@@ -453,227 +423,15 @@ fn bodiless(method: &Method, status: StatusCode) -> bool {
         || status == StatusCode::NOT_MODIFIED
 }
 
+fn gone() -> Box<Error> {
+    Error::explain(ErrorType::ConnectionClosed, "the stream is gone").into_down()
+}
+
 fn bad_body(error: FramingError) -> Box<Error> {
     Error::because(ErrorType::InvalidHTTPHeader, "request body", error).into_down()
 }
 
 fn bad_response(error: FramingError) -> Box<Error> {
-    Error::because(
-        ErrorType::InvalidHTTPHeader,
-        "response body does not have the announced length",
-        error,
-    )
-    .into_up()
-}
-
-fn read_failed(error: io::Error) -> Box<Error> {
-    Error::because(ErrorType::ConnectionClosed, "reading the request", error).into_down()
-}
-
-fn write_failed(error: io::Error) -> Box<Error> {
-    Error::because(ErrorType::WriteError, "writing the response", error).into_down()
-}
-
-#[async_trait]
-impl Session for H1Session {
-    fn req_header(&self) -> &RequestHeader {
-        &self.request
-    }
-
-    fn req_header_mut(&mut self) -> &mut RequestHeader {
-        &mut self.request
-    }
-
-    async fn read_body_bytes(&mut self) -> Result<Option<Bytes>> {
-        self.next_data().await
-    }
-
-    async fn drain_request_body(&mut self) -> Result<()> {
-        while self.next_data().await?.is_some() {}
-        Ok(())
-    }
-
-    async fn write_response_header(
-        &mut self,
-        response: Box<ResponseHeader>,
-        end: bool,
-    ) -> Result<()> {
-        self.write_response_header_ref(&response, end).await
-    }
-
-    async fn write_response_header_ref(
-        &mut self,
-        response: &ResponseHeader,
-        end: bool,
-    ) -> Result<()> {
-        self.put_head(response, end)?;
-        if end {
-            self.end(None).await?;
-        }
-        Ok(())
-    }
-
-    async fn write_body(&mut self, data: Bytes, end: bool) -> Result<()> {
-        self.put_data(data).await?;
-        if end {
-            self.end(None).await?;
-        }
-        Ok(())
-    }
-
-    async fn write_trailers(&mut self, trailers: HeaderMap) -> Result<()> {
-        self.end(Some(&trailers)).await
-    }
-
-    async fn response_duplex_vec(&mut self, tasks: Vec<HttpTask>) -> Result<bool> {
-        self.put_tasks(tasks).await
-    }
-
-    fn set_read_timeout(&mut self, _timeout: Option<Duration>) {}
-
-    fn get_read_timeout(&self) -> Option<Duration> {
-        None
-    }
-
-    fn set_write_timeout(&mut self, _timeout: Option<Duration>) {}
-
-    fn get_write_timeout(&self) -> Option<Duration> {
-        None
-    }
-
-    fn set_total_drain_timeout(&mut self, _timeout: Option<Duration>) {}
-
-    fn get_total_drain_timeout(&self) -> Option<Duration> {
-        None
-    }
-
-    fn request_summary(&self) -> String {
-        format!("{} {}", self.request.method, self.request.uri)
-    }
-
-    fn response_written(&self) -> Option<&ResponseHeader> {
-        self.response.as_deref()
-    }
-
-    async fn shutdown(&mut self, _code: u32, _ctx: &str) {
-        self.failed = true;
-        self.conn = None;
-    }
-
-    fn is_body_done(&mut self) -> bool {
-        self.decoder.is_done()
-    }
-
-    async fn finish(&mut self) -> Result<()> {
-        self.end(None).await
-    }
-
-    fn is_body_empty(&mut self) -> bool {
-        self.body_empty
-    }
-
-    async fn read_body_or_idle(&mut self, no_body_expected: bool) -> Result<Option<Bytes>> {
-        let reading = !no_body_expected && !self.decoder.is_done();
-        if reading && self.complete && !self.upgraded {
-            return Err(super::answered_early());
-        }
-        let Self { conn, inbound, .. } = self;
-        let Some(conn) = conn.as_mut() else {
-            return Err(
-                Error::explain(ErrorType::ConnectionClosed, "the stream is gone").into_down()
-            );
-        };
-        // END_STREAM is no abort: the client still waits for its response. RST_STREAM is one.
-        let go_on = std::future::poll_fn(|cx| {
-            if conn.writer.poll_reset(cx).is_ready() {
-                return Poll::Ready(false);
-            }
-            match inbound.poll_flush(cx) {
-                Poll::Ready(()) if reading => Poll::Ready(true),
-                _ => Poll::Pending,
-            }
-        })
-        .await;
-        if go_on {
-            return self.next_data().await;
-        }
-        Err(Error::explain(ErrorType::ConnectionClosed, "the client has reset the stream")
-            .into_down())
-    }
-
-    fn body_bytes_sent(&self) -> usize {
-        self.sent
-    }
-
-    fn body_bytes_read(&self) -> usize {
-        self.read
-    }
-
-    fn digest(&self) -> Option<&Digest> {
-        Some(&self.digest)
-    }
-
-    fn digest_mut(&mut self) -> Option<&mut Digest> {
-        Some(&mut self.digest)
-    }
-
-    fn client_addr(&self) -> Option<&SocketAddr> {
-        Some(&self.client)
-    }
-
-    fn server_addr(&self) -> Option<&SocketAddr> {
-        Some(&self.server)
-    }
-
-    fn pseudo_raw_h1_request_header(&self) -> Bytes {
-        Bytes::new()
-    }
-
-    fn enable_retry_buffering(&mut self) {
-        self.replay.enabled = self.inbound.replay_limit() > 0;
-    }
-
-    fn retry_buffer_truncated(&self) -> bool {
-        self.replay.truncated || (!self.replay.enabled && self.read > 0)
-    }
-
-    fn get_retry_buffer(&self) -> Option<Bytes> {
-        self.replay.take()
-    }
-
-    async fn finish_custom(&mut self) -> Result<()> {
-        Ok(())
-    }
-
-    fn take_custom_message_reader(
-        &mut self,
-    ) -> Option<Box<dyn Stream<Item = Result<Bytes>> + Unpin + Send + Sync + 'static>> {
-        Some(Box::new(futures::stream::empty()))
-    }
-
-    fn restore_custom_message_reader(
-        &mut self,
-        _reader: Box<dyn Stream<Item = Result<Bytes>> + Unpin + Send + Sync + 'static>,
-    ) -> Result<()> {
-        Ok(())
-    }
-
-    fn take_custom_message_writer(&mut self) -> Option<Box<dyn CustomMessageWrite>> {
-        Some(Box::new(()))
-    }
-
-    fn restore_custom_message_writer(
-        &mut self,
-        _writer: Box<dyn CustomMessageWrite>,
-    ) -> Result<()> {
-        Ok(())
-    }
-
-    fn is_upgrade_req(&self) -> bool {
-        self.wants_upgrade
-    }
-
-    fn was_upgraded(&self) -> bool {
-        self.upgraded
-    }
+    let context = "response body does not have the announced length";
+    Error::because(ErrorType::InvalidHTTPHeader, context, error).into_up()
 }

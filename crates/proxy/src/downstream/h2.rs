@@ -1,27 +1,21 @@
 //! HTTP/2 with prior knowledge inside a tunnel: many requests at once, gRPC among them.
 
-use super::{Inbound, Link, Replay, digest_for};
+use super::session::{Codec, RequestSession, Shared, read_failed, write_failed};
+use super::{Inbound, Link};
 use crate::engine::Engine;
 use crate::io::Rewind;
 use crate::reply;
-use async_trait::async_trait;
 use bytes::Bytes;
 use cairn_hbone::TunnelStream;
-use futures::Stream;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri, Version, header};
-use pingora_core::protocols::Digest;
-use pingora_core::protocols::http::HttpTask;
-use pingora_core::protocols::http::custom::{CustomMessageWrite, server::Session};
-use pingora_core::protocols::l4::socket::SocketAddr;
 use pingora_error::{Error, ErrorType, Result};
-use pingora_http::{RequestHeader, ResponseHeader};
+use pingora_http::ResponseHeader;
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::task::Poll;
-use std::time::Duration;
+use std::task::{Context, Poll};
 use tokio::task::JoinSet;
 
 /// Window of one request's body, bytes.
@@ -103,7 +97,7 @@ fn start(
         return;
     };
     let inbound = Arc::new(Inbound::new(Arc::clone(link), resolved));
-    let session = H2Session::new(parts, body, respond, inbound);
+    let session = H2::session(parts, body, respond, inbound);
     let engine = Arc::clone(engine);
     requests.spawn(async move { engine.process(Box::new(session)).await });
 }
@@ -169,76 +163,63 @@ fn cookies_joined(headers: &mut HeaderMap) -> bool {
     }
 }
 
-/// One request and its response.
-struct H2Session {
-    request: RequestHeader,
-    inbound: Arc<Inbound>,
-    digest: Digest,
-    client: SocketAddr,
-    server: SocketAddr,
+/// HTTP/2's side of one request.
+struct H2 {
     body: RecvStream,
     body_done: bool,
-    body_empty: bool,
-    replay: Replay,
     respond: SendResponse<Bytes>,
     send: Option<SendStream<Bytes>>,
-    response: Option<Box<ResponseHeader>>,
-    complete: bool,
-    sent: usize,
-    read: usize,
 }
 
-impl H2Session {
-    fn new(
+impl H2 {
+    fn session(
         parts: http::request::Parts,
         body: RecvStream,
         respond: SendResponse<Bytes>,
         inbound: Arc<Inbound>,
-    ) -> Self {
+    ) -> RequestSession<H2> {
         let body_done = body.is_end_stream();
-        H2Session {
-            request: RequestHeader::from(parts),
-            digest: digest_for(Arc::clone(&inbound)),
-            client: super::pingora_addr(inbound.link.peer.addr),
-            server: super::pingora_addr(inbound.link.peer.local_addr),
-            inbound,
-            body,
-            body_done,
-            body_empty: body_done,
-            replay: Replay::default(),
-            respond,
-            send: None,
-            response: None,
-            complete: false,
-            sent: 0,
-            read: 0,
-        }
+        let shared = Shared::new(parts, inbound, body_done);
+        RequestSession::new(shared, H2 { body, body_done, respond, send: None })
     }
+}
 
-    async fn next_data(&mut self) -> Result<Option<Bytes>> {
+impl Codec for H2 {
+    async fn next_data(&mut self, shared: &mut Shared) -> Result<Option<Bytes>> {
         if self.body_done {
             return Ok(None);
         }
         let Some(data) = self.body.data().await else {
             let trailers = self.body.trailers().await.map_err(read_failed)?;
             if let Some(trailers) = trailers {
-                self.inbound.put_trailers(Box::new(trailers));
+                shared.inbound.put_trailers(Box::new(trailers));
             }
             self.body_done = true;
             return Ok(None);
         };
         let data = data.map_err(read_failed)?;
         self.body.flow_control().release_capacity(data.len()).map_err(read_failed)?;
-        self.inbound.touch();
-        self.read += data.len();
-        self.replay.keep(&data, self.inbound.replay_limit());
+        shared.was_read(&data);
         self.body_done = self.body.is_end_stream();
         Ok(Some(data))
     }
 
-    fn put_head(&mut self, head: &ResponseHeader, end: bool) -> Result<()> {
-        if self.response.is_some() {
+    fn is_body_done(&self) -> bool {
+        self.body_done
+    }
+
+    async fn put_head(
+        &mut self,
+        shared: &mut Shared,
+        head: &ResponseHeader,
+        end: bool,
+    ) -> Result<()> {
+        if shared.response.is_some() {
             return Ok(());
+        }
+        if head.status == StatusCode::SWITCHING_PROTOCOLS {
+            let error = Error::explain(ErrorType::InvalidHTTPHeader, "101 to an HTTP/2 request");
+            return Err(error.into_up());
         }
         let mut response = Response::new(());
         *response.status_mut() = head.status;
@@ -246,24 +227,19 @@ impl H2Session {
         for name in [header::CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE] {
             response.headers_mut().remove(name);
         }
-        if head.status == StatusCode::SWITCHING_PROTOCOLS {
-            return Err(
-                Error::explain(ErrorType::InvalidHTTPHeader, "101 to an HTTP/2 request").into_up()
-            );
-        }
         if head.status.is_informational() {
             return self.respond.send_informational(response).map_err(write_failed);
         }
-        let end = end || self.request.method == Method::HEAD;
+        let end = end || shared.request.method == Method::HEAD;
         let send = self.respond.send_response(response, end).map_err(write_failed)?;
-        self.complete = end;
+        shared.complete = end;
         self.send = (!end).then_some(send);
-        self.response = Some(Box::new(head.clone()));
+        shared.response = Some(Box::new(head.clone()));
         Ok(())
     }
 
-    async fn put_data(&mut self, mut data: Bytes, end: bool) -> Result<()> {
-        self.sent += data.len();
+    async fn put_data(&mut self, shared: &mut Shared, mut data: Bytes, end: bool) -> Result<()> {
+        shared.sent += data.len();
         let Some(send) = self.send.as_mut() else {
             return Ok(());
         };
@@ -274,13 +250,7 @@ impl H2Session {
                 room = match poll_fn(|cx| send.poll_capacity(cx)).await {
                     Some(Ok(room)) => room,
                     Some(Err(error)) => return Err(write_failed(error)),
-                    None => {
-                        return Err(Error::explain(
-                            ErrorType::ConnectionClosed,
-                            "the client has gone",
-                        )
-                        .into_down());
-                    }
+                    None => return Err(write_failed("the client has gone")),
                 };
             }
             if room == 0 {
@@ -290,16 +260,16 @@ impl H2Session {
             let last = end && data.is_empty();
             send.send_data(part, last).map_err(write_failed)?;
             if last {
-                self.complete = true;
+                shared.complete = true;
                 self.send = None;
                 return Ok(());
             }
         }
-        if end { self.end(None) } else { Ok(()) }
+        if end { self.end(shared, None).await } else { Ok(()) }
     }
 
-    fn end(&mut self, trailers: Option<HeaderMap>) -> Result<()> {
-        self.complete = self.complete || self.response.is_some();
+    async fn end(&mut self, shared: &mut Shared, trailers: Option<HeaderMap>) -> Result<()> {
+        shared.complete = shared.complete || shared.response.is_some();
         let Some(mut send) = self.send.take() else {
             return Ok(());
         };
@@ -309,231 +279,39 @@ impl H2Session {
         }
         .map_err(write_failed)
     }
-}
 
-impl Drop for H2Session {
-    /// A response that was not finished must not look like one.
-    fn drop(&mut self) {
-        if !self.complete {
-            self.respond.send_reset(Reason::INTERNAL_ERROR);
-        }
-    }
-}
-
-fn read_failed(error: h2::Error) -> Box<Error> {
-    Error::because(ErrorType::ConnectionClosed, "reading the request", error).into_down()
-}
-
-fn write_failed(error: h2::Error) -> Box<Error> {
-    Error::because(ErrorType::WriteError, "writing the response", error).into_down()
-}
-
-#[async_trait]
-impl Session for H2Session {
-    fn req_header(&self) -> &RequestHeader {
-        &self.request
-    }
-
-    fn req_header_mut(&mut self) -> &mut RequestHeader {
-        &mut self.request
-    }
-
-    async fn read_body_bytes(&mut self) -> Result<Option<Bytes>> {
-        self.next_data().await
-    }
-
-    async fn drain_request_body(&mut self) -> Result<()> {
-        while self.next_data().await?.is_some() {}
+    async fn flush(&mut self) -> Result<()> {
         Ok(())
     }
 
-    async fn write_response_header(
-        &mut self,
-        response: Box<ResponseHeader>,
-        end: bool,
-    ) -> Result<()> {
-        self.put_head(&response, end)
+    fn poll_reset(&mut self, shared: &Shared, cx: &mut Context<'_>) -> Poll<Box<Error>> {
+        let reset = match self.send.as_mut() {
+            Some(send) => send.poll_reset(cx),
+            None if shared.complete => Poll::Pending,
+            None => self.respond.poll_reset(cx),
+        };
+        reset.map(|reset| match reset {
+            Ok(reason) => read_failed(h2::Error::from(reason)),
+            Err(error) => read_failed(error),
+        })
     }
 
-    async fn write_response_header_ref(
-        &mut self,
-        response: &ResponseHeader,
-        end: bool,
-    ) -> Result<()> {
-        self.put_head(response, end)
+    fn wants_upgrade(&self) -> bool {
+        false
     }
 
-    async fn write_body(&mut self, data: Bytes, end: bool) -> Result<()> {
-        self.put_data(data, end).await
+    fn was_upgraded(&self) -> bool {
+        false
     }
 
-    async fn write_trailers(&mut self, trailers: HeaderMap) -> Result<()> {
-        self.end(Some(trailers))
-    }
-
-    async fn response_duplex_vec(&mut self, tasks: Vec<HttpTask>) -> Result<bool> {
-        let mut over = false;
-        let mut tasks = tasks.into_iter().peekable();
-        while let Some(task) = tasks.next() {
-            match task {
-                HttpTask::Header(head, end) => {
-                    self.put_head(&head, end)?;
-                    over |= end && !head.status.is_informational();
-                }
-                HttpTask::Body(data, end) | HttpTask::UpgradedBody(data, end) => {
-                    let end = end || matches!(tasks.peek(), Some(HttpTask::Done));
-                    self.put_data(data.unwrap_or_default(), end).await?;
-                    over |= end;
-                }
-                HttpTask::Trailer(trailers) => {
-                    self.end(trailers.map(|trailers| *trailers))?;
-                    over = true;
-                }
-                HttpTask::Done => {
-                    self.end(None)?;
-                    over = true;
-                }
-                HttpTask::Failed(error) => return Err(error),
-            }
-        }
-        Ok(over)
-    }
-
-    fn set_read_timeout(&mut self, _timeout: Option<Duration>) {}
-
-    fn get_read_timeout(&self) -> Option<Duration> {
-        None
-    }
-
-    fn set_write_timeout(&mut self, _timeout: Option<Duration>) {}
-
-    fn get_write_timeout(&self) -> Option<Duration> {
-        None
-    }
-
-    fn set_total_drain_timeout(&mut self, _timeout: Option<Duration>) {}
-
-    fn get_total_drain_timeout(&self) -> Option<Duration> {
-        None
-    }
-
-    fn request_summary(&self) -> String {
-        format!("{} {}", self.request.method, self.request.uri)
-    }
-
-    fn response_written(&self) -> Option<&ResponseHeader> {
-        self.response.as_deref()
-    }
-
-    async fn shutdown(&mut self, _code: u32, _ctx: &str) {
+    fn abandon(&mut self) {
         self.respond.send_reset(Reason::INTERNAL_ERROR);
     }
 
-    fn is_body_done(&mut self) -> bool {
-        self.body_done
-    }
-
-    async fn finish(&mut self) -> Result<()> {
-        self.end(None)
-    }
-
-    fn is_body_empty(&mut self) -> bool {
-        self.body_empty
-    }
-
-    async fn read_body_or_idle(&mut self, no_body_expected: bool) -> Result<Option<Bytes>> {
-        let reading = !no_body_expected && !self.body_done;
-        if reading && self.complete {
-            return Err(super::answered_early());
+    /// A response that was not finished must not look like one.
+    fn close(&mut self, shared: &mut Shared) {
+        if !shared.complete {
+            self.respond.send_reset(Reason::INTERNAL_ERROR);
         }
-        let Self { inbound, send, respond, complete, .. } = self;
-        let reset = poll_fn(|cx| {
-            let reset = match send.as_mut() {
-                Some(send) => send.poll_reset(cx),
-                None if *complete => Poll::Pending,
-                None => respond.poll_reset(cx),
-            };
-            if let Poll::Ready(reset) = reset {
-                return Poll::Ready(Some(reset));
-            }
-            match inbound.poll_flush(cx) {
-                Poll::Ready(()) if reading => Poll::Ready(None),
-                _ => Poll::Pending,
-            }
-        })
-        .await;
-        match reset {
-            None => self.next_data().await,
-            Some(Ok(reason)) => Err(read_failed(h2::Error::from(reason))),
-            Some(Err(error)) => Err(read_failed(error)),
-        }
-    }
-
-    fn body_bytes_sent(&self) -> usize {
-        self.sent
-    }
-
-    fn body_bytes_read(&self) -> usize {
-        self.read
-    }
-
-    fn digest(&self) -> Option<&Digest> {
-        Some(&self.digest)
-    }
-
-    fn digest_mut(&mut self) -> Option<&mut Digest> {
-        Some(&mut self.digest)
-    }
-
-    fn client_addr(&self) -> Option<&SocketAddr> {
-        Some(&self.client)
-    }
-
-    fn server_addr(&self) -> Option<&SocketAddr> {
-        Some(&self.server)
-    }
-
-    fn pseudo_raw_h1_request_header(&self) -> Bytes {
-        Bytes::new()
-    }
-
-    fn enable_retry_buffering(&mut self) {
-        self.replay.enabled = self.inbound.replay_limit() > 0;
-    }
-
-    fn retry_buffer_truncated(&self) -> bool {
-        self.replay.truncated || (!self.replay.enabled && self.read > 0)
-    }
-
-    fn get_retry_buffer(&self) -> Option<Bytes> {
-        self.replay.take()
-    }
-
-    async fn finish_custom(&mut self) -> Result<()> {
-        Ok(())
-    }
-
-    fn take_custom_message_reader(
-        &mut self,
-    ) -> Option<Box<dyn Stream<Item = Result<Bytes>> + Unpin + Send + Sync + 'static>> {
-        Some(Box::new(futures::stream::empty()))
-    }
-
-    fn restore_custom_message_reader(
-        &mut self,
-        _reader: Box<dyn Stream<Item = Result<Bytes>> + Unpin + Send + Sync + 'static>,
-    ) -> Result<()> {
-        Ok(())
-    }
-
-    fn take_custom_message_writer(&mut self) -> Option<Box<dyn CustomMessageWrite>> {
-        Some(Box::new(()))
-    }
-
-    fn restore_custom_message_writer(
-        &mut self,
-        _writer: Box<dyn CustomMessageWrite>,
-    ) -> Result<()> {
-        Ok(())
     }
 }

@@ -5,6 +5,7 @@
 
 mod h1;
 mod h2;
+mod session;
 
 pub(crate) use h1::serve as serve_h1;
 pub(crate) use h2::serve as serve_h2;
