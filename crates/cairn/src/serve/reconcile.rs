@@ -158,7 +158,7 @@ impl Reconciler {
             watch,
         };
         let address = self.fleet.start(new).await.map_err(Obstacle::Start)?;
-        tracing::info!(%address, mesh = config.name, %id, "HBONE");
+        tracing::info!(%address, mesh = config.name, %id, "accepting HBONE");
         if let IdentityConfig::Dev(_) = config.identity {
             tracing::warn!(
                 mesh = config.name,

@@ -21,6 +21,8 @@ use std::time::Duration;
 
 /// A request body that nobody has read is skipped up to so many bytes that are at hand already.
 const MAX_SKIP: usize = 64 * 1024;
+/// How long a client may go on sending after an answer that ends the connection (Envoy: `delayed_close_timeout`).
+const LINGER: Duration = Duration::from_secs(1);
 /// Gathered bytes are sent from this size on.
 const FLUSH: usize = 64 * 1024;
 
@@ -123,10 +125,16 @@ async fn refuse(mut conn: Conn, link: &Link, error: HeadError) {
     reply::record_refused_head(link, error);
     let answer = reply::refused_head(error);
     if conn.writer.write_chunk(answer).await.is_ok() {
-        let _peer_is_gone = conn.writer.finish();
-        // The rest of what the client sends is read and dropped for a moment: a reset would take the answer away.
+        linger(conn).await;
+    }
+}
+
+/// Ends our direction, and reads and drops for a moment what the client still sends: a reset would take the answer
+/// away from it.
+async fn linger(mut conn: Conn) {
+    if conn.writer.finish().is_ok() {
         let drain = async { while let Some(Ok(_)) = conn.reader.chunk().await {} };
-        let _late = tokio::time::timeout(Duration::from_secs(1), drain).await;
+        let _late = tokio::time::timeout(LINGER, drain).await;
     }
 }
 
@@ -324,6 +332,13 @@ impl Codec for H1 {
         self.decoder.is_done()
     }
 
+    /// What is not at hand yet is not waited for: the answer says that the connection ends.
+    fn discard_body(&mut self) {
+        if !self.decoder.is_done() && !self.skip_body() {
+            self.keep_alive = false;
+        }
+    }
+
     async fn put_head(
         &mut self,
         shared: &mut Shared,
@@ -411,8 +426,10 @@ impl Codec for H1 {
         };
         if self.keep_alive && body_is_over {
             let _slot_is_ours_alone = self.slot.push(conn);
-        } else {
+        } else if body_is_over {
             let _peer_is_gone = conn.writer.finish();
+        } else {
+            tokio::spawn(linger(conn));
         }
     }
 }

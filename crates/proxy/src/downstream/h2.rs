@@ -208,6 +208,8 @@ impl Codec for H2 {
         self.body_done
     }
 
+    fn discard_body(&mut self) {}
+
     async fn put_head(
         &mut self,
         shared: &mut Shared,

@@ -75,6 +75,8 @@ pub(super) trait Codec: Send + Sync + Unpin + 'static {
     ) -> impl Future<Output = Result<Option<Bytes>>> + Send;
     /// The request was read to its end.
     fn is_body_done(&self) -> bool;
+    /// Nobody wants the rest of the request's body.
+    fn discard_body(&mut self);
     /// Takes a head; with `end` nothing follows.
     fn put_head(
         &mut self,
@@ -186,6 +188,8 @@ impl<C: Codec> Session for RequestSession<C> {
         response: &ResponseHeader,
         end: bool,
     ) -> Result<()> {
+        // Only replies of our own come this way.
+        self.codec.discard_body();
         self.codec.put_head(&mut self.shared, response, end).await
     }
 

@@ -107,8 +107,9 @@ async fn write<S: AsyncRead + AsyncWrite + Unpin>(
     let (status, headers, body, framing) = match reply {
         Reply::Full { status, headers, body, framing } => (status, headers, body, framing),
         Reply::Abort => return Err(aborted()),
-        Reply::Cut => {
+        Reply::Cut { gate } => {
             wire.send(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n0123456789").await?;
+            backend.wait(&gate, std::future::pending()).await;
             return Err(aborted());
         }
         Reply::Raw(bytes) => {

@@ -111,6 +111,9 @@ async fn answer(
         respond.send_reset(Reason::NO_ERROR);
         return Ok(());
     }
+    if seen.headers.has("expect") {
+        respond.send_informational(Response::builder().status(100).body(()).unwrap())?;
+    }
     let mut kept = BytesMut::new();
     while let Some(data) = recv.data().await {
         let data = data?;
@@ -159,10 +162,11 @@ async fn answer(
                 send.send_data(Bytes::from_static(b"second"), true)?;
             }
         }
-        Reply::Cut => {
+        Reply::Cut { gate } => {
             let response = Response::builder().header("content-length", 100).body(()).unwrap();
             let mut send = respond.send_response(response, false)?;
             send_all(&mut send, Bytes::from_static(b"0123456789"), false).await?;
+            backend.wait(&gate, std::future::pending()).await;
             send.send_reset(Reason::INTERNAL_ERROR);
         }
         Reply::Abort | Reply::Raw(_) => respond.send_reset(Reason::INTERNAL_ERROR),

@@ -10,7 +10,7 @@
 //! | `/hold?gate=G` | the response waits until the test releases `G` |
 //! | `/gate?gate=G` | head and `first ` at once, `second` after `G` |
 //! | `/reset` | the connection is dropped before the response |
-//! | `/cut` | a Content-Length of 100, 10 bytes, and the connection is dropped |
+//! | `/cut?gate=G` | a Content-Length of 100, 10 bytes, and after `G` the connection is dropped |
 //! | `/fail-first?n=N&status=S` | the first N requests with the same `x-test-id` get S (503) |
 //! | `/reset-first?n=N` | the first N requests with the same `x-test-id` are dropped |
 //! | `/chunked` | three chunks and a trailer `x-trailer: end` |
@@ -117,7 +117,7 @@ enum Reply {
     Full { status: u16, headers: Vec<(String, String)>, body: Bytes, framing: Framing },
     Gated { gate: String },
     Abort,
-    Cut,
+    Cut { gate: String },
     Raw(Vec<u8>),
 }
 
@@ -298,7 +298,7 @@ impl Backend {
             }
             "/gate" => Reply::Gated { gate: seen.query("gate").pop().unwrap_or_default() },
             "/reset" => Reply::Abort,
-            "/cut" => Reply::Cut,
+            "/cut" => Reply::Cut { gate: seen.query("gate").pop().unwrap_or_default() },
             "/fail-first" => {
                 let attempt = self.attempt(seen);
                 match u64::from(attempt) <= seen.number("n", 1) {

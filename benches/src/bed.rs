@@ -1,0 +1,154 @@
+//! The test bed: certificates, the backend, and the cores that everybody runs on.
+
+use crate::backend::Addresses;
+use crate::certs::{Certs, Files};
+use crate::load::{Line, LoadArgs, LoadReport};
+use crate::machine::{Placement, run_on, spawn_on};
+use crate::proxy::{Contender, Proxy, Start};
+use crate::world::{WAYPOINT, World};
+use anyhow::{Context, Result, bail};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+
+/// What all measurements share. Dropping it ends the backend.
+pub struct Bed {
+    dir: PathBuf,
+    program: PathBuf,
+    certs: Certs,
+    placement: Placement,
+    backend: Child,
+    addresses: Addresses,
+}
+
+/// A load generator at work.
+pub struct Load {
+    child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+    input: Option<ChildStdin>,
+}
+
+impl Bed {
+    /// Issues certificates into `dir` and starts the backend. This thread moves to the backend's core,
+    /// so that the proxy's is the proxy's alone.
+    pub async fn start(dir: &Path, placement: Placement) -> Result<Bed> {
+        let dir = dir.join("work");
+        let certs = Certs::issue(&dir.join("certs"))?;
+        let program = std::env::current_exe()?;
+        run_on(&placement.others)?;
+        let mut command = Command::new(&program);
+        command.arg("backend").args(file_words(&certs.pod));
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
+        let mut backend = spawn_on(&placement.others, &mut command)?;
+        let output = backend.stdout.take().context("the backend has no output")?;
+        let line = BufReader::new(output).lines().next_line().await?;
+        let line = line.context("the backend has ended")?;
+        let addresses = serde_json::from_str(&line).context("the backend says something else")?;
+        Ok(Bed { dir, program, certs, placement, backend, addresses })
+    }
+
+    /// Where the backend is.
+    pub fn addresses(&self) -> Addresses {
+        self.addresses
+    }
+
+    /// Who runs where.
+    pub fn placement(&self) -> &Placement {
+        &self.placement
+    }
+
+    /// The client's certificate.
+    pub fn client(&self) -> &Files {
+        &self.certs.client
+    }
+
+    /// Where files of a run go.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Starts a proxy.
+    pub async fn proxy(&self, contender: &Contender, world: &World) -> Result<Proxy> {
+        let start =
+            Start { world, certs: &self.certs, dir: &self.dir, cores: &self.placement.proxy };
+        contender.start(start).await.with_context(|| format!("{} does not start", contender.name))
+    }
+
+    /// Arguments of a load on `proxy`, with defaults for the rest.
+    pub fn load_args(&self, proxy: &Proxy) -> LoadArgs {
+        let Files { cert, key, roots } = self.certs.client.clone();
+        LoadArgs {
+            cert,
+            key,
+            roots,
+            proxy_pid: Some(proxy.pid),
+            backend_pid: self.backend.id(),
+            ..LoadArgs::new(proxy.listen, WAYPOINT.to_owned())
+        }
+    }
+
+    /// Starts a load generator.
+    pub fn load(&self, args: &LoadArgs) -> Result<Load> {
+        self.start_load(args.to_words())
+    }
+
+    /// Starts a process of the load generator with other words.
+    pub fn start_load(&self, words: Vec<String>) -> Result<Load> {
+        let mut command = Command::new(&self.program);
+        command.args(words).stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
+        let mut child = spawn_on(&self.placement.others, &mut command)?;
+        let output = child.stdout.take().context("the load generator has no output")?;
+        let input = child.stdin.take();
+        Ok(Load { child, lines: BufReader::new(output).lines(), input })
+    }
+}
+
+impl Load {
+    /// What it says next.
+    pub async fn line(&mut self) -> Result<Line> {
+        match self.lines.next_line().await? {
+            Some(line) => serde_json::from_str(&line)
+                .with_context(|| format!("the load generator says `{line}`")),
+            None => bail!("the load generator ended with {}", self.child.wait().await?),
+        }
+    }
+
+    /// Tells it to go on to the next part.
+    pub async fn mark(&mut self) -> Result<()> {
+        let input = self.input.as_mut().context("the load generator takes no more")?;
+        input.write_all(b"\n").await?;
+        Ok(input.flush().await?)
+    }
+
+    /// Waits for the result, and hands on how it goes.
+    pub async fn result(&mut self, mut progress: impl FnMut(&Line)) -> Result<LoadReport> {
+        loop {
+            match self.line().await? {
+                Line::Result(report) => {
+                    self.input = None;
+                    self.child.wait().await?;
+                    return Ok(report);
+                }
+                line => progress(&line),
+            }
+        }
+    }
+
+    /// Lets it end.
+    pub async fn end(mut self) -> Result<()> {
+        self.input = None;
+        match tokio::time::timeout(Duration::from_secs(5), self.child.wait()).await {
+            Ok(ended) => ended.map(drop).map_err(Into::into),
+            Err(_) => Ok(self.child.kill().await?),
+        }
+    }
+}
+
+/// Certificate files as options of `load`, `hold` and `backend`.
+pub fn file_words(files: &Files) -> Vec<String> {
+    let Files { cert, key, roots } = files;
+    let word = |option: &str, path: &Path| format!("--{option}={}", path.display());
+    vec![word("cert", cert), word("key", key), word("roots", roots)]
+}

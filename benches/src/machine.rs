@@ -1,0 +1,132 @@
+//! The machine: what it is, and who of us runs on which core.
+
+use anyhow::{Context, Result};
+use rustix::process::Pid;
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use serde::{Deserialize, Serialize};
+use std::fs;
+use std::io;
+use tokio::process::{Child, Command};
+
+/// Which cores the proxy has, and which the load generator and the backend share.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Placement {
+    /// Cores of the proxy.
+    pub proxy: Vec<usize>,
+    /// Cores of the others.
+    pub others: Vec<usize>,
+}
+
+/// What is measured on.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Description {
+    /// Model of the processor.
+    pub processor: String,
+    /// Cores that we may use.
+    pub cores: usize,
+    /// Memory in MiB.
+    pub memory_mib: u64,
+    /// Release of the kernel.
+    pub kernel: String,
+}
+
+impl Placement {
+    /// The proxy on one core and the others on another one, if there are two.
+    pub fn apart() -> Result<Placement> {
+        Placement::of(&usable_cores()?, 1)
+    }
+
+    /// The proxy on so many cores, the others on as many others. `None`: there are not enough.
+    pub fn spread(cores: usize) -> Result<Option<Placement>> {
+        let usable = usable_cores()?;
+        if usable.len() < 2 * cores {
+            return Ok(None);
+        }
+        Placement::of(&usable, cores).map(Some)
+    }
+
+    fn of(usable: &[usize], cores: usize) -> Result<Placement> {
+        let first = usable.first().copied().context("there is no core to run on")?;
+        if usable.len() < 2 {
+            return Ok(Placement { proxy: vec![first], others: vec![first] });
+        }
+        let (proxy, others) = usable.split_at(cores.min(usable.len() - 1));
+        let others = others.iter().take(cores);
+        Ok(Placement { proxy: proxy.to_vec(), others: others.copied().collect() })
+    }
+
+    /// Whether the proxy has its cores for itself.
+    pub fn is_apart(&self) -> bool {
+        self.proxy != self.others
+    }
+}
+
+/// Starts a process on some cores. A process inherits the cores of the thread that starts it, so
+/// this thread moves there for a moment.
+pub fn spawn_on(cores: &[usize], command: &mut Command) -> io::Result<Child> {
+    let here = sched_getaffinity(None)?;
+    run_on(cores)?;
+    let spawned = command.spawn();
+    sched_setaffinity(None, &here)?;
+    spawned
+}
+
+/// Moves this thread to some cores.
+pub fn run_on(cores: &[usize]) -> io::Result<()> {
+    let mut set = CpuSet::new();
+    for core in cores {
+        set.set(*core);
+    }
+    Ok(sched_setaffinity(None::<Pid>, &set)?)
+}
+
+fn usable_cores() -> Result<Vec<usize>> {
+    let set = sched_getaffinity(None).context("cannot tell which cores there are")?;
+    Ok((0..CpuSet::MAX_CPU).filter(|core| set.is_set(*core)).collect())
+}
+
+/// Lets this process, and those that it starts, open as many connections as the system admits.
+pub fn raise_file_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    // What was there before is enough for all but the largest scenarios.
+    let _stays_as_it_was = setrlimit(Resource::Nofile, limit);
+}
+
+impl Description {
+    /// Of this machine.
+    pub fn read() -> Description {
+        let first_value = |path: &str, key: &str| {
+            let text = fs::read_to_string(path).unwrap_or_default();
+            let line = text.lines().find(|line| line.starts_with(key))?;
+            line.split_once(':').map(|(_, value)| value.trim().to_owned())
+        };
+        let memory = first_value("/proc/meminfo", "MemTotal").unwrap_or_default();
+        let kib: u64 =
+            memory.split_whitespace().next().and_then(|text| text.parse().ok()).unwrap_or(0);
+        Description {
+            processor: first_value("/proc/cpuinfo", "model name")
+                .unwrap_or_else(|| "unknown".to_owned()),
+            cores: usable_cores().map_or(0, |cores| cores.len()),
+            memory_mib: kib / 1024,
+            kernel: fs::read_to_string("/proc/sys/kernel/osrelease")
+                .map_or_else(|_| "unknown".to_owned(), |text| text.trim().to_owned()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places() {
+        let both = Placement::of(&[0, 1], 1).unwrap();
+        assert_eq!(both, Placement { proxy: vec![0], others: vec![1] });
+        assert!(both.is_apart());
+        assert!(!Placement::of(&[3], 1).unwrap().is_apart());
+        let four = Placement::of(&[0, 1, 2, 3], 2).unwrap();
+        assert_eq!(four, Placement { proxy: vec![0, 1], others: vec![2, 3] });
+    }
+}
