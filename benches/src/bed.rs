@@ -54,11 +54,6 @@ impl Bed {
         self.addresses
     }
 
-    /// Who runs where.
-    pub fn placement(&self) -> &Placement {
-        &self.placement
-    }
-
     /// The client's certificate.
     pub fn client(&self) -> &Files {
         &self.certs.client

@@ -25,6 +25,8 @@ pub enum Command {
     Compare(CompareArgs),
     /// A minute of everything on Cairn alone; fails when requests fail, never because of a figure
     Smoke,
+    /// Count Cairn's instructions per request with Valgrind, and show where they go
+    Profile(ProfileArgs),
     /// List the scenarios
     List,
     /// Generate load on a proxy that is there
@@ -71,4 +73,18 @@ pub enum Only {
     Cairn,
     /// Envoy.
     Envoy,
+}
+
+/// Arguments of `profile`.
+#[derive(Debug, Clone, Args)]
+pub struct ProfileArgs {
+    /// Which scenario
+    #[arg(long, value_name = "NAME", default_value = "h1-small")]
+    pub scenario: String,
+    /// Requests that are counted
+    #[arg(long, value_name = "N", default_value_t = 10_000)]
+    pub requests: u64,
+    /// A build of Cairn to count, instead of this workspace's
+    #[arg(long, value_name = "FILE")]
+    pub cairn: Option<PathBuf>,
 }

@@ -3,11 +3,12 @@
 use crate::bed::Bed;
 use crate::binaries::{bench_dir, build_cairn, commit, install_envoy, version};
 use crate::cli::{CompareArgs, Only};
-use crate::machine::{Description, Placement};
+use crate::machine::{Cores, Description};
 use crate::proxy::{Contender, Kind};
 use crate::report::{About, Noise, Report};
-use crate::scenario::{SCENARIOS, Scenario};
+use crate::scenario::SCENARIOS;
 use crate::traffic::{self, Effort};
+use crate::{hot, memory, scale};
 use anyhow::{Context, Result, ensure};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,6 +18,11 @@ use time::format_description::well_known::Rfc3339;
 
 /// Names of parts beside scenarios' names.
 const PARTS: [&str; 4] = ["traffic", "hot", "scale", "memory"];
+
+/// Numbers of services.
+const SCALE: &[u32] = &[1, 100, 1_000, 10_000];
+/// The same with `--quick`.
+const SCALE_QUICK: &[u32] = &[1, 1_000];
 
 /// Prints what there is.
 pub fn list() {
@@ -35,9 +41,41 @@ pub fn run(args: &CompareArgs) -> Result<()> {
     runtime()?.block_on(compare(args))
 }
 
-/// `benches smoke`.
+/// `benches smoke`: everything once, on Cairn alone.
 pub fn smoke() -> Result<()> {
-    Ok(())
+    runtime()?.block_on(async {
+        let dir = prepare()?;
+        let cairn = Contender {
+            name: "cairn".to_owned(),
+            kind: Kind::Cairn,
+            program: build_cairn().await?,
+            version: String::new(),
+            under: Vec::new(),
+        };
+        let contenders = [cairn];
+        let effort = Effort {
+            rounds: 1,
+            warm_up: Duration::from_millis(300),
+            window: Duration::from_secs(1),
+        };
+        let bed = Bed::start(&dir, Cores::usable()?.apart()).await?;
+        for scenario in &SCENARIOS {
+            let report = traffic::measure(&bed, &contenders, scenario, effort).await?;
+            for run in report.runs.values().flatten() {
+                ensure!(run.requests > 0, "{}: nothing was answered", scenario.name);
+                ensure!(run.errors.is_empty(), "{}: {:?}", scenario.name, run.errors);
+            }
+        }
+        scale::measure(&bed, &contenders, 100, effort).await?;
+        Ok(())
+    })
+}
+
+/// The directory of all files of a run.
+pub fn prepare() -> Result<PathBuf> {
+    let dir = bench_dir()?;
+    fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    Ok(dir)
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime> {
@@ -45,33 +83,65 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
 }
 
 async fn compare(args: &CompareArgs) -> Result<()> {
-    let dir = bench_dir()?;
-    fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    let dir = prepare()?;
     let mut left_out = Vec::new();
     let contenders = contenders(args, &dir, &mut left_out).await?;
     let effort = effort(args);
-    let placement = Placement::apart()?;
-    let bed = Bed::start(&dir, placement.clone()).await?;
+    let cores = Cores::usable()?;
+    let about = about(&contenders, effort, &cores).await;
+    let bed = Bed::start(&dir, cores.apart()).await?;
     let mut report = Report {
-        about: about(&contenders, effort, placement).await,
+        about,
         traffic: Vec::new(),
         hot: None,
         scale: Vec::new(),
         memory: Vec::new(),
         left_out,
     };
-    for scenario in SCENARIOS.iter().filter(|scenario| is_wanted(args, scenario)) {
+    for scenario in SCENARIOS.iter().filter(|scenario| is_wanted(args, &["traffic", scenario.name])) {
         report.traffic.push(traffic::measure(&bed, &contenders, scenario, effort).await?);
         report.about.noise = Noise::of(&report.traffic);
         write(&report, &dir)?;
     }
+    if is_wanted(args, &["scale"]) {
+        let points = if args.quick { SCALE_QUICK } else { SCALE };
+        for services in points {
+            report.scale.push(scale::measure(&bed, &contenders, *services, effort).await?);
+            write(&report, &dir)?;
+        }
+    }
+    if is_wanted(args, &["memory"]) {
+        for contender in &contenders {
+            report.memory.push(memory::measure(&bed, contender, effort.rounds).await?);
+            write(&report, &dir)?;
+        }
+    }
+    drop(bed);
+    if is_wanted(args, &["hot"]) {
+        match cores.one_and_two() {
+            Some(placements) => {
+                report.hot = Some(hot::measure(&dir, &contenders, effort, placements).await?);
+            }
+            None => {
+                let why = "one hot connection on two cores: it needs at least 4 cores";
+                report.left_out.push(why.to_owned());
+            }
+        }
+    }
     report.print();
-    write(&report, &dir)
+    write(&report, &dir)?;
+    println!("\n{}", dir.join("report.md").display());
+    if args.write_docs {
+        let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/performance.md");
+        fs::write(&page, report.to_markdown())
+            .with_context(|| format!("cannot write {}", page.display()))?;
+    }
+    Ok(())
 }
 
-fn is_wanted(args: &CompareArgs, scenario: &Scenario) -> bool {
-    let named = |wanted: &str| args.scenario.iter().any(|name| name == wanted);
-    args.scenario.is_empty() || named("traffic") || named(scenario.name)
+/// Whether one of the names was asked for, or nothing in particular.
+fn is_wanted(args: &CompareArgs, names: &[&str]) -> bool {
+    args.scenario.is_empty() || args.scenario.iter().any(|wanted| names.contains(&wanted.as_str()))
 }
 
 fn effort(args: &CompareArgs) -> Effort {
@@ -94,6 +164,7 @@ async fn contenders(
         kind: Kind::Cairn,
         version: version(&program, "version").await,
         program,
+        under: Vec::new(),
     };
     let mut contenders = Vec::new();
     if args.only != Some(Only::Envoy) {
@@ -117,6 +188,7 @@ async fn contenders(
                 kind: Kind::Envoy,
                 version: version(&program, "--version").await,
                 program,
+                under: Vec::new(),
             }),
             Err(why) => left_out.push(format!("Envoy is out of reach: {why:#}")),
         }
@@ -128,7 +200,7 @@ async fn contenders(
     Ok(contenders)
 }
 
-async fn about(contenders: &[Contender], effort: Effort, placement: Placement) -> About {
+async fn about(contenders: &[Contender], effort: Effort, cores: &Cores) -> About {
     let mut words: Vec<_> = std::env::args().skip(1).collect();
     words.splice(0..0, ["cargo run --release -p benches --".to_owned()]);
     let names = contenders.iter().map(|contender| (contender.name.clone(), contender.version.clone()));
@@ -137,8 +209,8 @@ async fn about(contenders: &[Contender], effort: Effort, placement: Placement) -
         command: words.join(" "),
         commit: commit().await,
         contenders: names.collect(),
-        machine: Description::read(),
-        placement,
+        machine: Description::read(cores),
+        placement: cores.apart(),
         rounds: effort.rounds,
         window: effort.window.as_secs_f64(),
         noise: Noise::default(),

@@ -96,7 +96,6 @@ impl EnvoyConfig {
             "stats_config": stats(),
             "layered_runtime": {"layers": [{"name": "static", "static_layer": {
                 "re2.max_program_size.error_level": 32768,
-                "overload.global_downstream_max_connections": 2_147_483_647u32,
             }}]},
         })
     }

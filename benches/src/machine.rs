@@ -1,6 +1,6 @@
 //! The machine: what it is, and who of us runs on which core.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use rustix::process::Pid;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use serde::{Deserialize, Serialize};
@@ -30,31 +30,49 @@ pub struct Description {
     pub kernel: String,
 }
 
-impl Placement {
+/// Cores that this process may use, as it found them when it started.
+#[derive(Debug, Clone)]
+pub struct Cores(Vec<usize>);
+
+impl Cores {
+    /// To be called before this process moves anywhere.
+    pub fn usable() -> Result<Cores> {
+        let set = sched_getaffinity(None).context("cannot tell which cores there are")?;
+        let cores: Vec<_> = (0..CpuSet::MAX_CPU).filter(|core| set.is_set(*core)).collect();
+        ensure!(!cores.is_empty(), "there is no core to run on");
+        Ok(Cores(cores))
+    }
+
+    /// How many.
+    pub fn count(&self) -> usize {
+        self.0.len()
+    }
+
     /// The proxy on one core and the others on another one, if there are two.
-    pub fn apart() -> Result<Placement> {
-        Placement::of(&usable_cores()?, 1)
+    pub fn apart(&self) -> Placement {
+        self.split(1, 1)
     }
 
-    /// The proxy on so many cores, the others on as many others. `None`: there are not enough.
-    pub fn spread(cores: usize) -> Result<Option<Placement>> {
-        let usable = usable_cores()?;
-        if usable.len() < 2 * cores {
-            return Ok(None);
+    /// The proxy on one core and on two, the others on the same two others. `None`: there are too few.
+    pub fn one_and_two(&self) -> Option<[Placement; 2]> {
+        if self.0.len() < 4 {
+            return None;
         }
-        Placement::of(&usable, cores).map(Some)
+        let two = self.split(2, 2);
+        let one = Placement { proxy: two.proxy.iter().take(1).copied().collect(), ..two.clone() };
+        Some([one, two])
     }
 
-    fn of(usable: &[usize], cores: usize) -> Result<Placement> {
-        let first = usable.first().copied().context("there is no core to run on")?;
-        if usable.len() < 2 {
-            return Ok(Placement { proxy: vec![first], others: vec![first] });
+    fn split(&self, proxy: usize, others: usize) -> Placement {
+        if self.0.len() < proxy + others {
+            return Placement { proxy: self.0.clone(), others: self.0.clone() };
         }
-        let (proxy, others) = usable.split_at(cores.min(usable.len() - 1));
-        let others = others.iter().take(cores);
-        Ok(Placement { proxy: proxy.to_vec(), others: others.copied().collect() })
+        let cores = |skip, take| self.0.iter().skip(skip).take(take).copied().collect();
+        Placement { proxy: cores(0, proxy), others: cores(proxy, others) }
     }
+}
 
+impl Placement {
     /// Whether the proxy has its cores for itself.
     pub fn is_apart(&self) -> bool {
         self.proxy != self.others
@@ -80,11 +98,6 @@ pub fn run_on(cores: &[usize]) -> io::Result<()> {
     Ok(sched_setaffinity(None::<Pid>, &set)?)
 }
 
-fn usable_cores() -> Result<Vec<usize>> {
-    let set = sched_getaffinity(None).context("cannot tell which cores there are")?;
-    Ok((0..CpuSet::MAX_CPU).filter(|core| set.is_set(*core)).collect())
-}
-
 /// Lets this process, and those that it starts, open as many connections as the system admits.
 pub fn raise_file_limit() {
     use rustix::process::{Resource, getrlimit, setrlimit};
@@ -96,7 +109,7 @@ pub fn raise_file_limit() {
 
 impl Description {
     /// Of this machine.
-    pub fn read() -> Description {
+    pub fn read(cores: &Cores) -> Description {
         let first_value = |path: &str, key: &str| {
             let text = fs::read_to_string(path).unwrap_or_default();
             let line = text.lines().find(|line| line.starts_with(key))?;
@@ -108,7 +121,7 @@ impl Description {
         Description {
             processor: first_value("/proc/cpuinfo", "model name")
                 .unwrap_or_else(|| "unknown".to_owned()),
-            cores: usable_cores().map_or(0, |cores| cores.len()),
+            cores: cores.count(),
             memory_mib: kib / 1024,
             kernel: fs::read_to_string("/proc/sys/kernel/osrelease")
                 .map_or_else(|_| "unknown".to_owned(), |text| text.trim().to_owned()),
@@ -122,11 +135,13 @@ mod tests {
 
     #[test]
     fn places() {
-        let both = Placement::of(&[0, 1], 1).unwrap();
+        let both = Cores(vec![0, 1]).apart();
         assert_eq!(both, Placement { proxy: vec![0], others: vec![1] });
         assert!(both.is_apart());
-        assert!(!Placement::of(&[3], 1).unwrap().is_apart());
-        let four = Placement::of(&[0, 1, 2, 3], 2).unwrap();
-        assert_eq!(four, Placement { proxy: vec![0, 1], others: vec![2, 3] });
+        assert!(!Cores(vec![3]).apart().is_apart());
+        assert_eq!(Cores(vec![0, 1, 2]).one_and_two(), None);
+        let [one, two] = Cores(vec![0, 1, 2, 3]).one_and_two().unwrap();
+        assert_eq!(one, Placement { proxy: vec![0], others: vec![2, 3] });
+        assert_eq!(two, Placement { proxy: vec![0, 1], others: vec![2, 3] });
     }
 }

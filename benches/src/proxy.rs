@@ -7,6 +7,7 @@ use crate::machine::spawn_on;
 use crate::procfs::Usage;
 use crate::world::World;
 use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -30,6 +31,8 @@ pub struct Contender {
     pub program: PathBuf,
     /// Its version.
     pub version: String,
+    /// A program that runs it, with the words before its own.
+    pub under: Vec<String>,
 }
 
 /// What a program is configured like.
@@ -75,6 +78,17 @@ pub struct Start<'a> {
 }
 
 impl Contender {
+    fn command(&self) -> Command {
+        match self.under.split_first() {
+            Some((program, words)) => {
+                let mut command = Command::new(program);
+                command.args(words).arg(&self.program);
+                command
+            }
+            None => Command::new(&self.program),
+        }
+    }
+
     /// Writes the configuration and starts the program. It is not ready yet.
     pub async fn start(&self, how: Start<'_>) -> Result<Proxy> {
         let Start { world, certs, dir, cores } = how;
@@ -85,7 +99,7 @@ impl Contender {
             Kind::Cairn => {
                 let config = CairnConfig::write(world, &dir, listen, &certs.waypoint)?;
                 let metrics = free_address().await?;
-                let mut command = Command::new(&self.program);
+                let mut command = self.command();
                 command.arg("proxy").arg("--config").arg(config.path());
                 command.args(["--log-level", "warn", "--admin", "off"]);
                 command.arg("--workers").arg(cores.len().to_string());
@@ -95,9 +109,11 @@ impl Contender {
             }
             Kind::Envoy => {
                 let config = EnvoyConfig::write(world, &dir, listen, admin, &certs.waypoint)?;
-                let mut command = Command::new(&self.program);
+                let mut command = self.command();
                 command.arg("-c").arg(config.bootstrap());
-                command.args(["--disable-hot-restart", "--log-level", "warn"]);
+                command.args(["--disable-hot-restart", "--log-level", "warning"]);
+                // As in Istio: a warning for each deprecated field would be most of its start.
+                command.args(["--component-log-level", "misc:error"]);
                 command.arg("--concurrency").arg(cores.len().to_string());
                 (Config::Envoy(config), command)
             }
@@ -169,6 +185,13 @@ impl Proxy {
             Config::Cairn(config) => config.write_services(world, index),
             Config::Envoy(config) => config.write_listeners(world),
         }
+    }
+
+    /// Asks it to end, and waits until it has.
+    pub async fn finish(mut self) -> Result<()> {
+        let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw);
+        kill_process(pid.context("the proxy has no process id")?, Signal::TERM)?;
+        self.child.wait().await.map(drop).context("the proxy cannot be ended")
     }
 
     /// Ends it.

@@ -61,6 +61,9 @@ pub struct LoadArgs {
     /// How long to measure
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration)]
     pub window: Duration,
+    /// End after so many requests, if the window is not over before
+    #[arg(long, value_name = "N")]
+    pub requests: Option<u64>,
     /// Process of the proxy: its CPU time and memory are read at both ends of the window
     #[arg(long, value_name = "PID")]
     pub proxy_pid: Option<u32>,
@@ -115,6 +118,7 @@ impl LoadArgs {
             response_bytes: 64,
             warm_up: Duration::from_secs(1),
             window: Duration::from_secs(5),
+            requests: None,
             proxy_pid: None,
             backend_pid: None,
             phases: false,
@@ -141,7 +145,7 @@ impl LoadArgs {
     pub fn to_words(&self) -> Vec<String> {
         let LoadArgs {
             waypoint, expect, cert, key, roots, to, to_file, speak, lifetime, connections, tunnels,
-            streams, rate, request_bytes, response_bytes, warm_up, window, proxy_pid, backend_pid,
+            streams, rate, request_bytes, response_bytes, warm_up, window, requests, proxy_pid, backend_pid,
             phases,
         } = self;
         let name = |value: Option<clap::builder::PossibleValue>| {
@@ -170,6 +174,7 @@ impl LoadArgs {
         add("response-bytes", response_bytes.to_string());
         add("warm-up", millis(warm_up));
         add("window", millis(window));
+        requests.iter().for_each(|requests| add("requests", requests.to_string()));
         proxy_pid.iter().for_each(|pid| add("proxy-pid", pid.to_string()));
         backend_pid.iter().for_each(|pid| add("backend-pid", pid.to_string()));
         if *phases {

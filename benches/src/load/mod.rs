@@ -36,6 +36,11 @@ use worker::Worker;
 /// How long requests that are under way at the end may take before they are given up.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// How often it is looked whether a limited number of requests has been answered.
+const TICK: Duration = Duration::from_millis(200);
+/// Between two lines of progress.
+const SECOND: Duration = Duration::from_secs(1);
+
 /// Runs the load and prints progress and result, one JSON value a line.
 pub fn run(args: LoadArgs) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -48,7 +53,7 @@ pub fn run(args: LoadArgs) -> Result<()> {
 async fn serve(args: LoadArgs) -> Result<()> {
     let targets = args.targets()?;
     ensure!(!targets.is_empty(), "there is nothing to go to: --to or --to-file");
-    let recorder = Arc::new(Recorder::new());
+    let recorder = Arc::new(Recorder::new(args.requests));
     let pace = Arc::new(Pace::new(args.rate)?);
     let worker = Worker::new(&args, targets, Arc::clone(&recorder), Arc::clone(&pace))?;
     let mut workers = JoinSet::new();
@@ -95,20 +100,22 @@ async fn measure(args: &LoadArgs, recorder: &Arc<Recorder>) -> Result<Window> {
     Ok(Snapshot::take(args)?.window_since(&before, seconds))
 }
 
-/// Prints what was done each second.
+/// Prints what was done each second, until then or until there is nothing more to do.
 async fn report_until(until: Instant, recorder: &Recorder, stage: &str) {
-    let mut last = recorder.done();
+    let (mut last, mut shown) = (recorder.done(), Instant::now());
     loop {
-        let next = Instant::now() + Duration::from_secs(1);
-        tokio::time::sleep_until(next.min(until)).await;
+        tokio::time::sleep_until((Instant::now() + TICK).min(until)).await;
         let now = Instant::now();
-        if now >= until {
+        if now >= until || recorder.is_over() {
             return;
+        }
+        if now < shown + SECOND {
+            continue;
         }
         let done = recorder.done();
         Line::Progress { stage: stage.to_owned(), requests: done - last, failed: recorder.failed() }
             .print();
-        last = done;
+        (last, shown) = (done, now);
     }
 }
 

@@ -2,16 +2,10 @@
 
 use anyhow::Result;
 use parking_lot::Mutex;
-use rustix::time::{
-    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
-    timerfd_settime,
-};
 use std::collections::VecDeque;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 use tokio::sync::Semaphore;
 
 /// Closed or open loop.
@@ -29,7 +23,7 @@ pub struct Schedule {
 }
 
 impl Pace {
-    /// `rate` requests per second; 0: closed loop. Needs a runtime.
+    /// `rate` requests per second; 0: closed loop.
     pub fn new(rate: u32) -> Result<Pace> {
         if rate == 0 {
             return Ok(Pace::Closed);
@@ -37,8 +31,9 @@ impl Pace {
         let period = Duration::from_secs_f64(1.0 / f64::from(rate));
         let schedule =
             Arc::new(Schedule { due: Mutex::new(VecDeque::new()), waiting: Semaphore::new(0) });
-        let ticks = AsyncFd::register_with_interest(timer(period)?, Interest::READABLE)?;
-        tokio::spawn(Arc::clone(&schedule).fill(ticks, period));
+        let filled = Arc::clone(&schedule);
+        // A thread, since the runtime's timers are no finer than a millisecond.
+        thread::Builder::new().name("schedule".to_owned()).spawn(move || filled.fill(period))?;
         Ok(Pace::Open(schedule))
     }
 
@@ -65,43 +60,21 @@ impl Pace {
 }
 
 impl Schedule {
-    /// Adds what became due. The timer only wakes; the times themselves are exact multiples of the
-    /// period, so that a late wake-up counts as latency.
-    async fn fill(self: Arc<Self>, ticks: AsyncFd<OwnedFd>, period: Duration) {
-        let started = Instant::now();
-        let mut next = started + period;
+    /// Adds what becomes due, at exact multiples of the period: waking up late counts as latency.
+    fn fill(&self, period: Duration) {
+        let mut next = Instant::now() + period;
         while !self.waiting.is_closed() {
-            let read = ticks.async_io(Interest::READABLE, |timer| {
-                let mut expirations = [0; 8];
-                Ok(rustix::io::read(timer, &mut expirations)?)
-            });
-            if read.await.is_err() {
-                return;
-            }
+            thread::park_timeout(next.saturating_duration_since(Instant::now()));
             let now = Instant::now();
-            let mut added = 0;
             let mut due = self.due.lock();
+            let before = due.len();
             while next <= now {
                 due.push_back(next);
                 next += period;
-                added += 1;
             }
+            let added = due.len() - before;
             drop(due);
             self.waiting.add_permits(added);
         }
     }
-}
-
-fn timer(period: Duration) -> Result<OwnedFd> {
-    let timer = timerfd_create(
-        TimerfdClockId::Monotonic,
-        TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC,
-    )?;
-    let period = Timespec { tv_sec: period.as_secs() as i64, tv_nsec: period.subsec_nanos().into() };
-    timerfd_settime(
-        &timer,
-        TimerfdTimerFlags::empty(),
-        &Itimerspec { it_interval: period, it_value: period },
-    )?;
-    Ok(timer)
 }

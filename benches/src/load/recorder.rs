@@ -17,6 +17,9 @@ const LONGEST: Duration = Duration::from_secs(60);
 pub struct Recorder {
     measuring: AtomicBool,
     stopped: AtomicBool,
+    /// How many requests may still be made.
+    budget: AtomicU64,
+    limit: Option<u64>,
     done: AtomicU64,
     failed: AtomicU64,
     phases: Mutex<Vec<Phase>>,
@@ -42,11 +45,13 @@ impl Phase {
 }
 
 impl Recorder {
-    /// Counts nothing until [`Recorder::begin`].
-    pub fn new() -> Recorder {
+    /// Counts nothing until [`Recorder::begin`]; admits so many requests.
+    pub fn new(limit: Option<u64>) -> Recorder {
         Recorder {
             measuring: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
+            budget: AtomicU64::new(limit.unwrap_or(u64::MAX)),
+            limit,
             done: AtomicU64::new(0),
             failed: AtomicU64::new(0),
             phases: Mutex::new(Vec::new()),
@@ -81,9 +86,16 @@ impl Recorder {
         self.stopped.store(true, Ordering::Relaxed);
     }
 
-    /// Whether no more requests shall be made.
-    pub fn is_stopped(&self) -> bool {
-        self.stopped.load(Ordering::Relaxed)
+    /// Whether one more request may be made, which counts.
+    pub fn admits(&self) -> bool {
+        let one_less = |left: u64| left.checked_sub(1);
+        !self.stopped.load(Ordering::Relaxed)
+            && self.budget.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).is_ok()
+    }
+
+    /// Whether all requests that there may be have had their answers.
+    pub fn is_over(&self) -> bool {
+        self.limit.is_some_and(|limit| self.done() + self.failed() >= limit)
     }
 
     /// A request that was due at `due` has its answer.

@@ -113,7 +113,7 @@ impl Common {
     async fn run(self: Arc<Self>, mut route: Route, first: usize) {
         let mut wire = None;
         let mut broken = None;
-        while !self.recorder.is_stopped() {
+        while self.recorder.admits() {
             let Some(due) = self.pace.next().await else { return };
             let mut open = match wire.take() {
                 Some(open) => open,

@@ -87,7 +87,7 @@ impl Connect {
             peer,
             target,
             headers,
-            stream: TunnelStream::new(send, recv, Arc::new(Open(counters))),
+            stream: TunnelStream::new(send, recv, Arc::new(Open(counters)), None),
         })
     }
 

@@ -73,7 +73,7 @@ impl Dialer {
         increase(&self.counters.connections_opened);
         let _open = Open(&self.counters);
         let outer = dialing.key().outer;
-        if let Some(member) = dialing.succeed(request)
+        if let Some(member) = dialing.succeed(request, Arc::clone(&wire))
             && let Err(error) = self.drive(http2, &member).await
         {
             self.count_flood(&error, &wire);

@@ -69,6 +69,7 @@ impl Default for FloodLimits {
 pub(crate) struct Wire {
     flooded: AtomicBool,
     settings: AtomicBool,
+    leaving: AtomicBool,
     refusal: OnceLock<PeerRefusal>,
 }
 
@@ -81,6 +82,11 @@ impl Wire {
     /// The peer's first SETTINGS have come, so its limits are known when h2 has been polled to its end.
     pub(crate) fn has_settings(&self) -> bool {
         self.settings.load(Ordering::Relaxed)
+    }
+
+    /// The peer has sent GOAWAY: streams go on, but it wants no more work here.
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Relaxed)
     }
 
     /// TLS failed after the handshake: in TLS 1.3 a client learns here that its certificate was refused.
@@ -124,6 +130,9 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Metered<IO> {
         }
         if this.meter.settings == Settings::Complete && !this.wire.has_settings() {
             this.wire.settings.store(true, Ordering::Relaxed);
+        }
+        if this.meter.leaving && !this.wire.is_leaving() {
+            this.wire.leaving.store(true, Ordering::Relaxed);
         }
         Poll::Ready(Ok(()))
     }
@@ -192,6 +201,7 @@ struct Meter {
     /// Bytes to pass over: the preface, or the rest of a payload.
     skip: usize,
     settings: Settings,
+    leaving: bool,
     tokens: u32,
     /// Sent bytes that have not made a token yet.
     sent: usize,
@@ -207,6 +217,7 @@ impl Meter {
             header_filled: 0,
             skip: preface,
             settings: Settings::Expected,
+            leaving: false,
             tokens: limits.control_frame_burst,
             sent: 0,
             burst: limits.control_frame_burst,
@@ -253,6 +264,8 @@ impl Meter {
         const DATA: u8 = 0;
         const HEADERS: u8 = 1;
         const SETTINGS: u8 = 4;
+        const GOAWAY: u8 = 7;
+        self.leaving |= kind == GOAWAY;
         if kind == SETTINGS && self.settings == Settings::Expected {
             self.settings = Settings::Begun;
         }

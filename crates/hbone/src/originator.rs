@@ -42,9 +42,11 @@ pub struct OriginatorConfig {
     pub idle_timeout: Duration,
     /// For a dial (TCP, TLS, the peer's SETTINGS), and for a whole [`Originator::connect`] including the answer to the CONNECT. Default 10 s.
     pub connect_timeout: Duration,
-    /// What the peer may send on one stream before we take it, in bytes. Default 1 MiB.
+    /// What the peer may send on one stream before we take it, in bytes. Default 512 KiB.
     pub initial_stream_window: u32,
-    /// What the peer may send on all streams together before we take it, in bytes. Default 4 MiB.
+    /// What the peer may send on all streams together before we take it, in bytes. Default 64 MiB: more than all streams
+    /// of a connection have together, because they carry the responses of different clients, of whom those that do not
+    /// read must not stop the others.
     pub initial_connection_window: u32,
     /// The largest DATA frame that the peer may send, in bytes, from 16 KiB. Default 64 KiB.
     pub max_frame_size: u32,
@@ -70,8 +72,8 @@ impl Default for OriginatorConfig {
             max_connections_per_peer: 64,
             idle_timeout: Duration::from_secs(300),
             connect_timeout: Duration::from_secs(10),
-            initial_stream_window: 1024 * 1024,
-            initial_connection_window: 4 * 1024 * 1024,
+            initial_stream_window: 512 * 1024,
+            initial_connection_window: 64 * 1024 * 1024,
             max_frame_size: 64 * 1024,
             max_header_list_size: 16 * 1024,
             max_send_buffer: 256 * 1024,
@@ -283,8 +285,9 @@ impl Originator {
             return Err(Failed { error: ConnectError::Refused { status }, again: false });
         }
         increase(&counters.tunnels_opened);
+        let wire = Arc::clone(slot.wire());
         let open = Open { _slot: slot, counters: Arc::clone(counters) };
-        Ok(TunnelStream::new(body, response.into_body(), Arc::new(open)))
+        Ok(TunnelStream::new(body, response.into_body(), Arc::new(open), Some(wire)))
     }
 }
 

@@ -20,6 +20,7 @@ use tokio::sync::futures::OwnedNotified;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
+use crate::flood::Wire;
 use crate::originator::ConnectError;
 
 /// Below this many keys nobody looks for empty ones.
@@ -64,6 +65,7 @@ pub(crate) struct Usage {
     active: AtomicUsize,
     idle_since: Mutex<Instant>,
     gate: Arc<Gate>,
+    wire: Arc<Wire>,
 }
 
 /// One stream of a connection; given back when dropped.
@@ -254,6 +256,11 @@ impl Slot {
         usage.active.fetch_add(1, Ordering::SeqCst);
         Self { usage: Arc::clone(usage) }
     }
+
+    /// What is known of the connection.
+    pub(crate) fn wire(&self) -> &Arc<Wire> {
+        &self.usage.wire
+    }
 }
 
 impl Drop for Slot {
@@ -292,12 +299,13 @@ impl Dialing {
     }
 
     /// Puts the connection into the pool and wakes all callers. `None` when the pool is gone.
-    pub(crate) fn succeed(self, request: SendRequest<Bytes>) -> Option<Member> {
+    pub(crate) fn succeed(self, request: SendRequest<Bytes>, wire: Arc<Wire>) -> Option<Member> {
         let pool = self.pool.upgrade()?;
         let usage = Arc::new(Usage {
             active: AtomicUsize::new(0),
             idle_since: Mutex::new(Instant::now()),
             gate: Arc::clone(&self.gate),
+            wire,
         });
         let member = Member {
             pool: Weak::clone(&self.pool),

@@ -21,6 +21,8 @@ use bytes::{Bytes, BytesMut};
 use h2::{Reason, RecvStream, SendStream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use crate::flood::Wire;
+
 /// The most bytes that small writes gather before they must leave, and the most that is reserved at once of the
 /// connection's window, so that one stream does not starve its siblings.
 const GATHER_BYTES: usize = 64 * 1024;
@@ -43,6 +45,8 @@ pub struct TunnelReader {
     /// Taken from the stream but not yet by the caller; never more than one DATA frame.
     chunk: Bytes,
     ended: bool,
+    /// Of a connection that we have dialled.
+    wire: Option<Arc<Wire>>,
     _hold: Hold,
 }
 
@@ -63,17 +67,23 @@ pub enum Probe {
     Idle,
     /// There are bytes to read.
     Readable,
-    /// The peer ended or reset the stream, or the connection is gone.
+    /// The peer ended or reset the stream, or the connection is gone or, after a GOAWAY, going.
     Closed,
 }
 
 impl TunnelStream {
-    pub(crate) fn new(send: SendStream<Bytes>, recv: RecvStream, hold: Hold) -> Self {
+    pub(crate) fn new(
+        send: SendStream<Bytes>,
+        recv: RecvStream,
+        hold: Hold,
+        wire: Option<Arc<Wire>>,
+    ) -> Self {
         Self {
             reader: TunnelReader {
                 recv,
                 chunk: Bytes::new(),
                 ended: false,
+                wire,
                 _hold: Arc::clone(&hold),
             },
             writer: TunnelWriter {
@@ -148,6 +158,9 @@ impl TunnelReader {
     /// Looks once, without waiting and without a wake-up later: for a pooled stream before it is used again. What it
     /// found to read stays readable.
     pub fn probe(&mut self) -> Probe {
+        if self.wire.as_ref().is_some_and(|wire| wire.is_leaving()) {
+            return Probe::Closed;
+        }
         match self.poll_chunk(&mut Context::from_waker(Waker::noop())) {
             Poll::Pending => Probe::Idle,
             Poll::Ready(Some(Ok(chunk))) => {

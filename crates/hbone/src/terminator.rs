@@ -25,11 +25,15 @@ use crate::defer::Defer;
 use crate::drain::DrainWatch;
 use crate::flood::{FloodLimits, Metered, PREFACE_BYTES, Wire, tls_refusal};
 use crate::headers::ConnectHeaders;
+use crate::socket::Socket;
 use crate::{keepalive, socket};
 
 /// Streams of one connection at the same time, always. ztunnel opens up to 100 whatever is advertised, and advertises
 /// 200 itself; a stream above it is refused with REFUSED_STREAM and the connection stays.
 pub const MAX_CONCURRENT_STREAMS: u32 = 200;
+
+/// How long a peer may take to close a connection that has ended well.
+const LINGER: Duration = Duration::from_secs(1);
 
 /// Bounds of a [`Terminator`]. Values that HTTP/2 does not allow are moved to the nearest one that it does.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -125,7 +129,7 @@ struct Shared {
     counters: Arc<TerminatorCounters>,
 }
 
-type Http2 = h2::server::Connection<Metered<TlsStream<TcpStream>>, Bytes>;
+type Http2 = h2::server::Connection<Metered<TlsStream<Socket>>, Bytes>;
 
 /// Counts the end of a connection.
 struct Open<'a>(&'a TerminatorCounters);
@@ -171,7 +175,9 @@ impl Terminator {
         let _open = Open(counters);
 
         // Boxed: it is much larger than what comes after it, and short-lived.
-        let (mut http2, peer, wire) = match Box::pin(self.handshake(tcp, peer_addr)).await {
+        let socket = Socket::new(tcp);
+        let (mut http2, peer, wire) = match Box::pin(self.handshake(socket.clone(), peer_addr)).await
+        {
             Ok(handshaken) => handshaken,
             Err(error) => {
                 if let Some(failure) = error.handshake_failure() {
@@ -217,21 +223,26 @@ impl Terminator {
                 }
             }
         });
-        Defer::new(driver, config.batch).await
+        let end = Defer::new(driver, config.batch).await;
+        drop(http2);
+        if end.is_ok() {
+            Box::pin(socket.linger(LINGER)).await;
+        }
+        end
     }
 
     async fn handshake(
         &self,
-        tcp: TcpStream,
+        socket: Socket,
         peer_addr: SocketAddr,
     ) -> Result<(Http2, Arc<Peer>, Arc<Wire>), ServeError> {
         let Shared { identity, config, .. } = &*self.0;
         let wire = Arc::<Wire>::default();
         let shake = async {
-            socket::prepare(&tcp).map_err(ServeError::HandshakeClosed)?;
-            let local_addr = tcp.local_addr().map_err(ServeError::HandshakeClosed)?;
+            socket::prepare(socket.tcp()).map_err(ServeError::HandshakeClosed)?;
+            let local_addr = socket.tcp().local_addr().map_err(ServeError::HandshakeClosed)?;
             let acceptor = TlsAcceptor::from(identity.server_config());
-            let tls = acceptor.accept(tcp).await.map_err(tls_error)?;
+            let tls = acceptor.accept(socket).await.map_err(tls_error)?;
             let (_, session) = tls.get_ref();
             let id = peer_identity(session.peer_certificates().unwrap_or_default())
                 .map_err(ServeError::Refused)?;

@@ -191,7 +191,11 @@ impl BodyDecoder {
                     if lines.len() == MAX_TRAILERS {
                         return Err(FramingError::Trailers);
                     }
-                    lines.put_u8(input.get_u8());
+                    let byte = input.get_u8();
+                    if byte == b'\n' && !lines.ends_with(b"\r") {
+                        return Err(FramingError::Trailers);
+                    }
+                    lines.put_u8(byte);
                     if lines.as_ref() == b"\r\n" || lines.ends_with(b"\r\n\r\n") {
                         let trailers = parse_trailers(lines)?;
                         self.state = State::Done;
@@ -403,6 +407,7 @@ mod tests {
             (b"11111111111111111\r\n", FramingError::ChunkSize),
             (b"1\r\nab", FramingError::ChunkEnd),
             (b"1\r\na\n", FramingError::ChunkEnd),
+            (b"0\r\n\nGET / HTTP/1.1\r\nhost: x\r\n\r\n", FramingError::Trailers),
             (b"0\r\nbad header\r\n\r\n", FramingError::Trailers),
         ] {
             assert_eq!(decode_all(BodyLength::Chunked, &[input]).unwrap_err(), error, "{input:?}");

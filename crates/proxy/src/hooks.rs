@@ -265,7 +265,9 @@ fn begin_try(
     ctx.tries.active = Some(endpoint.begin());
     ctx.tries.begun += 1;
     ctx.tries.begun_at = Some(now);
-    ctx.tries.current = Some(Arc::new(Attempt::new(inbound, cluster, endpoint, http2, per_try)));
+    let attempt = Attempt::new(inbound, cluster, endpoint, http2, per_try)
+        .on_fresh_connection(ctx.tries.stale > 0);
+    ctx.tries.current = Some(Arc::new(attempt));
     Ok(())
 }
 
@@ -327,9 +329,9 @@ async fn send_reply(session: &mut Session, ctx: &mut Exchange, reply: &LocalRepl
     };
     let request = session.req_header();
     let direct = reply.details == "direct_response";
-    let form = Form { grpc: ctx.grpc && !direct, method: &request.method, server: &server };
+    let form = Form { grpc: ctx.grpc, method: &request.method, server: &server };
     let (mut head, body) = reply.render(form)?;
-    if ctx.grpc && !direct {
+    if ctx.grpc {
         ctx.grpc_status = Some(grpc::status_of(reply.status));
     }
     if direct {

@@ -71,9 +71,9 @@ impl LocalReply {
             } else if !matches!(self.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
                 head.insert_header(header::CONTENT_LENGTH, 0)?;
             }
-            for (name, value) in &self.headers {
-                head.insert_header(name.clone(), value.clone())?;
-            }
+        }
+        for (name, value) in &self.headers {
+            head.insert_header(name.clone(), value.clone())?;
         }
         head.insert_header(header::DATE, date::now())?;
         head.insert_header(header::SERVER, form.server.clone())?;

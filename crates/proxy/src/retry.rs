@@ -101,11 +101,12 @@ pub(crate) fn after_failure(session: &Session, ctx: &mut Exchange) -> bool {
         mesh = attempt.inbound.link.instance.name(), cluster = &*attempt.cluster.name,
         endpoint = %attempt.endpoint.address, ?failure, "try failed"
     );
-    if failure == (Failure::Reset { reused: true })
-        && ctx.tries.stale < MAX_STALE
-        && is_replayable(session)
-        && is_idempotent(&session.req_header().method)
-    {
+    let stale = match failure {
+        Failure::Unprocessed => true,
+        Failure::Reset { reused } => reused && is_idempotent(&session.req_header().method),
+        _ => false,
+    };
+    if stale && ctx.tries.stale < MAX_STALE && is_replayable(session) {
         ctx.tries.stale += 1;
         ctx.tries.active = None;
         ctx.tries.current = None;
@@ -113,7 +114,7 @@ pub(crate) fn after_failure(session: &Session, ctx: &mut Exchange) -> bool {
     }
     let verdict = decide(session, ctx, |policy| match &failure {
         Failure::Connect(_) | Failure::ConnectTimeout => policy.on_connect_failure(),
-        Failure::Reset { .. } | Failure::PerTryTimeout => policy.on_reset(false),
+        Failure::Reset { .. } | Failure::Unprocessed | Failure::PerTryTimeout => policy.on_reset(false),
         Failure::RefusedStream => policy.on_refused_stream(),
         Failure::Protocol(_) => policy.on_reset(false),
         Failure::Truncated | Failure::Timeout | Failure::Idle => false,
@@ -168,7 +169,7 @@ fn reply_to(failure: &Failure, used_up: bool, retried: bool) -> LocalReply {
         Failure::ConnectTimeout => {
             ("connection timeout", ResponseFlags::UPSTREAM_CONNECTION_FAILURE)
         }
-        Failure::Reset { .. } | Failure::Truncated => {
+        Failure::Reset { .. } | Failure::Unprocessed | Failure::Truncated => {
             ("connection termination", ResponseFlags::UPSTREAM_CONNECTION_TERMINATION)
         }
         Failure::RefusedStream => {

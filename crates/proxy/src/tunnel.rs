@@ -111,6 +111,12 @@ pub(crate) fn address(target: &Target) -> Option<std::net::SocketAddr> {
     }
 }
 
+/// Resolves when the instance drains and a tunnel has had time for its first bytes.
+async fn silent_in_drain(link: &Link) {
+    link.drain.started().await;
+    tokio::time::sleep(downstream::DRAIN_SILENCE).await;
+}
+
 async fn serve(engine: Arc<Engine>, link: Arc<Link>, mut stream: cairn_hbone::TunnelStream) {
     let Some(resolved) = link.resolve() else {
         return;
@@ -128,7 +134,7 @@ async fn serve(engine: Arc<Engine>, link: Arc<Link>, mut stream: cairn_hbone::Tu
     };
     let detected = tokio::select! {
         detected = detect::detect(&mut stream, question) => detected,
-        () = link.drain.started(), if question.http_only => None,
+        () = silent_in_drain(&link), if question.http_only => None,
     };
     let Some((protocol, first)) = detected else {
         let _peer_is_gone = stream.writer().finish();

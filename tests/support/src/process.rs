@@ -14,7 +14,8 @@ pub struct Cairn {
     pid: u32,
 }
 
-/// The binary beside this test's own executable, built if need be.
+/// The binary: what `CAIRN_BINARY` names, else the one beside this test's own executable, built if
+/// need be.
 ///
 /// # Panics
 /// When it cannot be built.
@@ -22,6 +23,9 @@ pub fn binary() -> PathBuf {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT
         .get_or_init(|| {
+            if let Some(given) = std::env::var_os("CAIRN_BINARY") {
+                return given.into();
+            }
             let executable = std::env::current_exe().unwrap();
             // <target>/<profile>/deps/<test>
             let profile = executable.parent().and_then(Path::parent).unwrap();
@@ -37,6 +41,15 @@ pub fn binary() -> PathBuf {
             profile.join("cairn")
         })
         .clone()
+}
+
+/// As [`crate::wait::drive`], with the binary built before the clock runs.
+///
+/// # Panics
+/// When the test does.
+pub fn drive(test: impl Future<Output = ()>) {
+    binary();
+    crate::wait::drive(test);
 }
 
 impl Cairn {

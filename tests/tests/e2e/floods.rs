@@ -4,7 +4,7 @@ use cairn_test_support::app::{Behaviour, TcpApp};
 use cairn_test_support::config::{MeshSpec, all_to, hbone};
 use cairn_test_support::hbone_client::{ClientOptions, HboneClient, connect_tls};
 use cairn_test_support::http1::{Http1, message};
-use cairn_test_support::process::Cairn;
+use cairn_test_support::process::{self, Cairn};
 use cairn_test_support::raw_h2::{RawH2, encode, headers, kind};
 use cairn_test_support::stage::{Run, Stage, TCP_VIP, VIP, app_id, waypoint_id};
 use cairn_test_support::wait::{drive, eventually, within};
@@ -303,10 +303,10 @@ fn h2c_floods_inside_a_tunnel_hurt_nobody_else() {
 
 #[test]
 fn memory_is_bounded_under_all_of_them() {
-    drive(async {
+    process::drive(async {
         let stage = Stage::new().await;
         let files = stage.files(&stage.spec().http(VIP, all_to("app")));
-        let cairn = Cairn::proxy(&files.config(), &[]).await;
+        let mut cairn = Cairn::proxy(&files.config(), &[]).await;
         let addr = cairn.address("HBONE");
         let tls = stage.client().hbone_client(&waypoint_id());
         let good = HboneClient::connect(addr, &stage.client(), &waypoint_id()).await.unwrap();
@@ -333,6 +333,7 @@ fn memory_is_bounded_under_all_of_them() {
             }
             let _ = tokio::time::timeout(Duration::from_secs(2), raw.send(&bytes)).await;
             attackers.push(raw);
+            assert!(cairn.is_running(), "{:#?}", cairn.output());
         }
         for _ in 0..50 {
             assert_eq!(within("the good one", http.get("/bytes?n=100000")).await.unwrap().status, 200);

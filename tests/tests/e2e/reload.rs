@@ -4,9 +4,9 @@ use cairn_test_support::config::{MeshSpec, all_to, hbone};
 use cairn_test_support::hbone_client::HboneClient;
 use cairn_test_support::http1::{Http1, Response};
 use cairn_test_support::pki::serial;
-use cairn_test_support::process::Cairn;
+use cairn_test_support::process::{Cairn, drive};
 use cairn_test_support::stage::{Stage, VIP, app_id, waypoint_id};
-use cairn_test_support::wait::{drive, eventually, eventually_async};
+use cairn_test_support::wait::{eventually, eventually_async};
 use serde_json::json;
 
 async fn connect(stage: &Stage, cairn: &Cairn) -> HboneClient {

@@ -62,8 +62,6 @@ pub fn of(configured: &cairn_xds::Limits) -> Limits {
     put(&mut originator.max_streams_per_connection, pool_max_streams.map(count));
     put(&mut originator.max_connections_per_peer, pool_max_connections.map(count));
     put(&mut originator.idle_timeout, pool_idle_timeout);
-    put(&mut originator.initial_stream_window, initial_stream_window);
-    put(&mut originator.initial_connection_window, initial_connection_window);
     put(&mut originator.max_frame_size, max_frame_size);
     put(&mut originator.keepalive_interval, keepalive_interval);
     put(&mut originator.keepalive_timeout, keepalive_timeout);

@@ -21,6 +21,8 @@ use std::time::Duration;
 
 /// A request body that nobody has read is skipped up to so many bytes that are at hand already.
 const MAX_SKIP: usize = 64 * 1024;
+/// How long a tunnel without a request is kept when the instance drains.
+pub(crate) const DRAIN_SILENCE: Duration = Duration::from_secs(1);
 /// How long a client may go on sending after an answer that ends the connection (Envoy: `delayed_close_timeout`).
 const LINGER: Duration = Duration::from_secs(1);
 /// Gathered bytes are sent from this size on.
@@ -81,8 +83,15 @@ pub(crate) async fn serve(
 }
 
 /// Waits for the next request. `false`: there will be none.
+///
+/// A drain ends the wait only after some more silence: a request may be on its way, and a tunnel that has just been
+/// opened was opened for one.
 async fn park(conn: &mut Conn, link: &Link) -> bool {
     let idle = link.instance.limits().http_idle_timeout;
+    let drained = async {
+        link.drain.started().await;
+        tokio::time::sleep(DRAIN_SILENCE).await;
+    };
     tokio::select! {
         biased;
         chunk = conn.reader.chunk() => match chunk {
@@ -92,7 +101,7 @@ async fn park(conn: &mut Conn, link: &Link) -> bool {
             }
             _ => false,
         },
-        () = link.drain.started() => false,
+        () = drained => false,
         () = tokio::time::sleep(idle) => false,
     }
 }

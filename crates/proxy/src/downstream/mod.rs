@@ -7,7 +7,7 @@ mod h1;
 mod h2;
 mod session;
 
-pub(crate) use h1::serve as serve_h1;
+pub(crate) use h1::{DRAIN_SILENCE, serve as serve_h1};
 pub(crate) use h2::serve as serve_h2;
 
 use crate::instance::MeshInstance;

@@ -18,6 +18,8 @@ pub(crate) enum Failure {
     ConnectTimeout,
     /// The connection or stream ended before the response's head was there. `reused`: it had carried requests before.
     Reset { reused: bool },
+    /// The endpoint said that it has not looked at the request: its GOAWAY leaves the stream out.
+    Unprocessed,
     /// The upstream refused the stream unprocessed (REFUSED_STREAM).
     RefusedStream,
     /// The connection or stream ended inside the response.
@@ -39,6 +41,8 @@ pub(crate) struct Attempt {
     pub(crate) endpoint: Arc<Endpoint>,
     /// HTTP/2 is spoken to the endpoint.
     pub(crate) http2: bool,
+    /// No pooled HTTP/1 connection is taken: one has turned out dead.
+    pub(crate) fresh: bool,
     /// When the try's own timeout passes.
     per_try_deadline: Option<Instant>,
     failure: OnceLock<Failure>,
@@ -63,7 +67,21 @@ impl Attempt {
         http2: bool,
         per_try_deadline: Option<Instant>,
     ) -> Self {
-        Attempt { inbound, cluster, endpoint, http2, per_try_deadline, failure: OnceLock::new() }
+        Attempt {
+            inbound,
+            cluster,
+            endpoint,
+            http2,
+            fresh: false,
+            per_try_deadline,
+            failure: OnceLock::new(),
+        }
+    }
+
+    /// On a connection of its own, if `fresh`.
+    pub(crate) fn on_fresh_connection(mut self, fresh: bool) -> Self {
+        self.fresh = fresh;
+        self
     }
 
     /// Notes why the try failed; the first reason counts.

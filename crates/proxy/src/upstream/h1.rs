@@ -35,7 +35,8 @@ impl H1Exchange {
     ) -> Result<Self, Failure> {
         let pool = pool_of(attempt);
         let link = &attempt.inbound.link;
-        let connection = match pool.take_h1(link.worker) {
+        let pooled = if attempt.fresh { None } else { pool.take_h1(link.worker) };
+        let connection = match pooled {
             Some(connection) => connection,
             None => {
                 let (reader, writer) =

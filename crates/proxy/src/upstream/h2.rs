@@ -18,9 +18,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 
 /// Window of one response, bytes.
-const STREAM_WINDOW: u32 = 1024 * 1024;
-/// Window of all responses of one connection, bytes.
-const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+const STREAM_WINDOW: u32 = 512 * 1024;
+/// Window of all responses of one connection, bytes: more than all streams together, because clients that do not read
+/// must not stop the others.
+const CONNECTION_WINDOW: u32 = 64 * 1024 * 1024;
 /// Bytes of a response's head.
 const MAX_HEAD: u32 = 64 * 1024;
 /// Unsent request bytes that one stream may hold.
@@ -64,7 +65,7 @@ impl H2Exchange {
                 Err(_) => lease.0.retire(),
             }
         }
-        Err(Failure::Reset { reused: true })
+        Err(Failure::Unprocessed)
     }
 
     /// The next head: interim ones come one by one, then the final one.
@@ -94,6 +95,7 @@ impl H2Exchange {
                     self._lease.0.retire();
                 }
                 return Err(match error.reason() {
+                    _ if error.is_go_away() && error.is_remote() => Failure::Unprocessed,
                     Some(Reason::REFUSED_STREAM) => Failure::RefusedStream,
                     _ => Failure::Reset { reused: reused && error.is_io() },
                 });

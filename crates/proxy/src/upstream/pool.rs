@@ -142,10 +142,12 @@ impl EndpointPool {
         lease
     }
 
-    /// Closes what has been idle for too long.
+    /// Closes what has been idle for too long, and what the endpoint has closed or wants to close.
     pub(crate) fn sweep(&self) {
         for shard in &self.shards {
-            shard.h1.lock().retain(|idle| idle.since.elapsed() < idle.timeout);
+            shard.h1.lock().retain_mut(|idle| {
+                idle.since.elapsed() < idle.timeout && idle.connection.reader.is_idle()
+            });
             shard.h2.lock().retain(|connection| !connection.is_stale());
         }
     }

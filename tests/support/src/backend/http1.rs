@@ -1,6 +1,6 @@
 //! The HTTP/1.1 side of the backend.
 
-use super::{Backend, Framing, Recorded, Reply};
+use super::{Backend, Framing, PART, Recorded, Reply, pattern};
 use crate::websocket::{ACCEPT, KEY, frame, opcode, read_frame};
 use crate::wire::{Fields, Wire};
 use bytes::{Bytes, BytesMut};
@@ -114,6 +114,22 @@ async fn write<S: AsyncRead + AsyncWrite + Unpin>(
         }
         Reply::Raw(bytes) => {
             wire.send(&bytes).await?;
+            return Ok(true);
+        }
+        Reply::Bytes { headers, count } => {
+            let mut head = "HTTP/1.1 200 OK\r\n".to_owned();
+            for (name, value) in &headers {
+                head.push_str(&format!("{name}: {value}\r\n"));
+            }
+            head.push_str(&format!("content-length: {count}\r\n\r\n"));
+            wire.send(head.as_bytes()).await?;
+            let part = pattern(PART);
+            let mut left = if seen.method == "HEAD" { 0 } else { count };
+            while left > 0 {
+                let size = left.min(PART);
+                wire.send(&part.as_bytes()[..size]).await?;
+                left -= size;
+            }
             return Ok(true);
         }
         Reply::Gated { gate } => {

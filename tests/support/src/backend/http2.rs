@@ -1,6 +1,6 @@
 //! The h2c side of the backend, gRPC included.
 
-use super::{Backend, DATE, Framing, Recorded, Reply};
+use super::{Backend, DATE, Framing, PART, Recorded, Reply, pattern};
 use crate::h2c::{fields, grpc_frame, send_all, take_message};
 use crate::wire::Fields;
 use bytes::{Bytes, BytesMut};
@@ -149,6 +149,21 @@ async fn answer(
                 let mut fields = HeaderMap::new();
                 fields.insert("x-trailer", HeaderValue::from_static("end"));
                 send.send_trailers(fields)?;
+            }
+        }
+        Reply::Bytes { headers, count } => {
+            let mut response = Response::builder().header("content-length", count);
+            for (name, value) in headers {
+                response = response.header(name, value);
+            }
+            let bodiless = seen.method == "HEAD" || count == 0;
+            let mut send = respond.send_response(response.body(()).unwrap(), bodiless)?;
+            let part = Bytes::from(pattern(PART));
+            let mut left = if bodiless { 0 } else { count };
+            while left > 0 {
+                let size = left.min(PART);
+                left -= size;
+                send_all(&mut send, part.slice(..size), left == 0).await?;
             }
         }
         Reply::Gated { gate } => {

@@ -50,6 +50,9 @@ use tokio::sync::watch;
 /// The `date` of every response.
 pub const DATE: &str = "Tue, 01 Jan 2030 00:00:00 GMT";
 
+/// Long bodies are sent in parts of so many bytes, a multiple of [`pattern`]'s period.
+const PART: usize = 1 << 16;
+
 /// A backend; clones share everything.
 #[derive(Clone)]
 pub struct Backend {
@@ -115,6 +118,8 @@ impl Recorded {
 /// What is answered.
 enum Reply {
     Full { status: u16, headers: Vec<(String, String)>, body: Bytes, framing: Framing },
+    /// So many bytes of [`pattern`], made as they are sent.
+    Bytes { headers: Vec<(String, String)>, count: usize },
     Gated { gate: String },
     Abort,
     Cut { gate: String },
@@ -279,8 +284,7 @@ impl Backend {
         }
         let common = headers.clone();
         let full = |status: u16, body: String, framing| {
-            let body = Bytes::from(body);
-            Reply::Full { status, headers: common.clone(), body, framing }
+            Reply::Full { status, headers: common.clone(), body: Bytes::from(body), framing }
         };
         if seen.headers.get("x-reset-on") == Some(self.name()) {
             return Reply::Abort;
@@ -321,10 +325,7 @@ impl Backend {
             "/chunked" => full(200, "one two three".to_owned(), Framing::Chunked),
             "/close-delimited" => full(200, "until the end".to_owned(), Framing::UntilClose),
             "/close" => full(200, "goodbye".to_owned(), Framing::LengthThenClose),
-            "/bytes" => {
-                let count = seen.number("n", 0) as usize;
-                full(200, pattern(count), Framing::Length)
-            }
+            "/bytes" => Reply::Bytes { headers: common.clone(), count: seen.number("n", 0) as usize },
             "/sink" => full(200, seen.body_len.to_string(), Framing::Length),
             "/raw" => {
                 let hex = seen.query("hex").pop().unwrap_or_default();
@@ -362,7 +363,9 @@ impl Backend {
 
 /// That many bytes of readable filling.
 pub fn pattern(count: usize) -> String {
-    "0123456789abcdef".chars().cycle().take(count).collect()
+    let mut text = "0123456789abcdef".repeat(count.div_ceil(16));
+    text.truncate(count);
+    text
 }
 
 /// The values of one header in the JSON of `/echo`.

@@ -1,0 +1,107 @@
+//! Instructions per request, counted by Valgrind: a figure that does not depend on the machine's
+//! other business, so that small differences between two builds show.
+
+use crate::bed::Bed;
+use crate::binaries::{build_cairn, run as output_of};
+use crate::cli::ProfileArgs;
+use crate::compare::prepare;
+use crate::load::LoadArgs;
+use crate::machine::Cores;
+use crate::probe::Probe;
+use crate::proxy::{Contender, Kind};
+use crate::report::{Progress, figure};
+use crate::scenario::{SCENARIOS, Scenario};
+use crate::world::World;
+use anyhow::{Context, Result, ensure};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::process::Command;
+
+/// Requests of the run that is subtracted: start, first connections.
+const FEW: u64 = 1000;
+/// A window that is longer than any number of requests takes.
+const WINDOW: Duration = Duration::from_secs(3600);
+/// Functions that are shown.
+const SHOWN: usize = 40;
+
+/// `benches profile`.
+pub fn run(args: &ProfileArgs) -> Result<()> {
+    let scenario = SCENARIOS
+        .iter()
+        .find(|scenario| scenario.name == args.scenario)
+        .with_context(|| format!("there is no scenario `{}`", args.scenario))?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(profile(args, scenario))
+}
+
+async fn profile(args: &ProfileArgs, scenario: &Scenario) -> Result<()> {
+    let dir = prepare()?;
+    let program = match &args.cairn {
+        Some(program) => program.clone(),
+        None => build_cairn().await?,
+    };
+    let bed = Bed::start(&dir, Cores::usable()?.apart()).await?;
+    let counts = dir.join(format!("callgrind.{}", scenario.name));
+    let few = count(&bed, &program, &counts, scenario, FEW).await?;
+    let many = count(&bed, &program, &counts, scenario, FEW + args.requests).await?;
+    let each = many.saturating_sub(few) as f64 / args.requests.max(1) as f64;
+    let annotated = output_of(Command::new("callgrind_annotate").arg(&counts)).await?;
+    let functions = annotated
+        .lines()
+        .skip_while(|line| !line.contains("file:function"))
+        .skip(2)
+        .filter(|line| !line.trim().is_empty())
+        .take(SHOWN);
+    println!("share of all instructions, start included, by function:");
+    for function in functions {
+        println!("{function}");
+    }
+    println!("\n{}: {} instructions per request", scenario.name, figure(each));
+    println!("callgrind_annotate --inclusive=yes {}", counts.display());
+    Ok(())
+}
+
+/// Instructions of a proxy from start to end, with so many requests.
+async fn count(
+    bed: &Bed,
+    program: &Path,
+    counts: &PathBuf,
+    scenario: &Scenario,
+    requests: u64,
+) -> Result<u64> {
+    let progress = Progress::of(format!("{} under Valgrind, {requests} requests", scenario.name));
+    let words = ["valgrind", "--tool=callgrind", "--separate-threads=no"];
+    let mut under: Vec<_> = words.map(str::to_owned).to_vec();
+    under.push(format!("--callgrind-out-file={}", counts.display()));
+    let contender = Contender {
+        name: "cairn".to_owned(),
+        kind: Kind::Cairn,
+        program: program.to_owned(),
+        version: String::new(),
+        under,
+    };
+    let addresses = bed.addresses();
+    let world = World::traffic(addresses.hbone, addresses.http1);
+    let mut proxy = bed.proxy(&contender, &world).await?;
+    let service = world.services.first().context("there is no service")?;
+    Probe::new(bed, &proxy)?.first_answer(&mut proxy, service).await?;
+    let args = LoadArgs {
+        warm_up: Duration::ZERO,
+        window: WINDOW,
+        requests: Some(requests),
+        ..scenario.apply(&world, bed.load_args(&proxy))
+    };
+    let report = bed.load(&args)?.result(|line| progress.line(line)).await?;
+    proxy.finish().await?;
+    for phase in &report.phases {
+        ensure!(phase.errors.is_empty(), "requests failed: {:?}", phase.errors);
+    }
+    let text = std::fs::read_to_string(counts)
+        .with_context(|| format!("Valgrind has not written {}", counts.display()))?;
+    let total = text.lines().rev().find_map(|line| {
+        line.strip_prefix("totals: ").or_else(|| line.strip_prefix("summary: "))
+    });
+    let total = total.and_then(|total| total.trim().parse().ok());
+    progress.done("counted");
+    total.context("Valgrind has written no total")
+}
