@@ -103,8 +103,14 @@ async fn serve(state: Arc<State>, app: App, tls: Option<Arc<ServerConfig>>, tcp:
             let session = stream.get_ref().1;
             state.seen.lock().unwrap().push(TlsSeen {
                 sni: session.server_name().map(str::to_owned),
-                alpn: session.alpn_protocol().map(|name| String::from_utf8_lossy(name).into_owned()),
-                client: session.peer_certificates().and_then(|chain| chain.first()).map(uris).unwrap_or_default(),
+                alpn: session
+                    .alpn_protocol()
+                    .map(|name| String::from_utf8_lossy(name).into_owned()),
+                client: session
+                    .peer_certificates()
+                    .and_then(|chain| chain.first())
+                    .map(uris)
+                    .unwrap_or_default(),
             });
             app.serve(stream).await;
         }

@@ -155,7 +155,9 @@ impl HboneBackend {
     }
 
     fn command(&self, command: Command) {
-        self.inner.commands.lock().unwrap().retain(|connection| !matches!(connection.try_send(command), Err(mpsc::error::TrySendError::Closed(_))));
+        self.inner.commands.lock().unwrap().retain(|connection| {
+            !matches!(connection.try_send(command), Err(mpsc::error::TrySendError::Closed(_)))
+        });
     }
 
     /// Refuses connections from here on; those that are open stay. The port stays ours.

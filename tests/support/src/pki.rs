@@ -11,9 +11,7 @@ use rustls::server::danger::ClientCertVerifier;
 use rustls::{
     ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme, version,
 };
-use rustls_pki_types::{
-    CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime,
-};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -230,7 +228,10 @@ impl Cert {
 
     /// TLS 1.3 client as ztunnel: ALPN h2, this certificate, the server must prove `expected`.
     pub fn hbone_client(&self, expected: &str) -> Arc<ClientConfig> {
-        let mut config = self.client_builder(expected).with_client_auth_cert(vec![self.leaf.clone()], self.private_key()).unwrap();
+        let mut config = self
+            .client_builder(expected)
+            .with_client_auth_cert(vec![self.leaf.clone()], self.private_key())
+            .unwrap();
         config.alpn_protocols = vec![b"h2".to_vec()];
         config.resumption = rustls::client::Resumption::disabled();
         Arc::new(config)
@@ -269,7 +270,11 @@ impl Cert {
     }
 
     fn verifier(&self, expected: &str) -> Arc<ExpectUri> {
-        Arc::new(ExpectUri { roots: self.roots(), expected: expected.to_owned(), provider: provider() })
+        Arc::new(ExpectUri {
+            roots: self.roots(),
+            expected: expected.to_owned(),
+            provider: provider(),
+        })
     }
 
     /// TLS 1.3 server as ztunnel: ALPN h2, client certificate required and verified to the root.
@@ -348,7 +353,10 @@ impl ServerCertVerifier for ExpectUri {
         if seen.contains(&self.expected) {
             Ok(ServerCertVerified::assertion())
         } else {
-            Err(rustls::Error::General(format!("expected {}, the server is {seen:?}", self.expected)))
+            Err(rustls::Error::General(format!(
+                "expected {}, the server is {seen:?}",
+                self.expected
+            )))
         }
     }
 

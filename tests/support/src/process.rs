@@ -75,7 +75,14 @@ impl Cairn {
     pub async fn proxy(config: &Path, more: &[&str]) -> Self {
         let config = config.to_str().unwrap();
         let mut args = vec!["proxy", "--config", config, "--workers", "1", "--log-format", "json"];
-        args.extend(["--admin", "127.0.0.1:0", "--metrics", "127.0.0.1:0", "--health", "127.0.0.1:0"]);
+        args.extend([
+            "--admin",
+            "127.0.0.1:0",
+            "--metrics",
+            "127.0.0.1:0",
+            "--health",
+            "127.0.0.1:0",
+        ]);
         args.extend_from_slice(more);
         let mut cairn = Self::start(&args);
         crate::wait::eventually("cairn serves", || {

@@ -51,11 +51,8 @@ pub async fn within<T>(what: &str, work: impl Future<Output = T>) -> T {
 /// # Panics
 /// When the test does, or when it takes more than four [`DEADLINE`]s.
 pub fn drive(test: impl Future<Output = ()>) {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
         if tokio::time::timeout(DEADLINE * 4, Box::pin(test)).await.is_err() {
             panic!("the test hangs");

@@ -77,7 +77,8 @@ impl Process {
         };
         let identity = files::load(&source).await.unwrap();
         let watch = files::watch(source, identity.clone(), LOOK);
-        let settings = InstanceConfig { name: name.clone(), listen: *address, limits: limits(bounds) };
+        let settings =
+            InstanceConfig { name: name.clone(), listen: *address, limits: limits(bounds) };
         let instance = MeshInstance::new(settings, identity, self.telemetry.clone());
         let leaf = CertificateDer::from_pem_file(certs.cert()).unwrap();
         let mut compiler = Compiler::new(name);
@@ -99,7 +100,8 @@ impl Process {
 
 /// What the file source makes of it.
 fn config(spec: &MeshSpec) -> MeshConfig {
-    let nowhere = json!({ "files": { "cert": "/nowhere", "key": "/nowhere", "roots": "/nowhere" } });
+    let nowhere =
+        json!({ "files": { "cert": "/nowhere", "key": "/nowhere", "roots": "/nowhere" } });
     let mesh = spec.mesh(json!({ "listen": "127.0.0.1:0", "identity": nowhere }));
     let text = json!({ "meshes": [mesh] }).to_string();
     match parse_bytes(Format::Json, text.as_bytes()) {
@@ -178,7 +180,9 @@ impl Waypoint {
 
     /// A client that must be accepted.
     pub async fn connect(&self, cert: &Cert) -> HboneClient {
-        self.try_connect(cert).await.unwrap_or_else(|failure| panic!("{} is refused: {failure:?}", cert.id))
+        self.try_connect(cert)
+            .await
+            .unwrap_or_else(|failure| panic!("{} is refused: {failure:?}", cert.id))
     }
 
     /// A client.

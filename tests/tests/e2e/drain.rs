@@ -66,7 +66,11 @@ async fn streams(addr: SocketAddr, client: Cert, done: Arc<AtomicU64>) -> Vec<St
                     done.fetch_add(1, Ordering::SeqCst);
                 }
                 // Never begun there: GOAWAY's last stream is below it.
-                Err(error) if error.is_go_away() || error.reason() == Some(h2::Reason::REFUSED_STREAM) => break,
+                Err(error)
+                    if error.is_go_away() || error.reason() == Some(h2::Reason::REFUSED_STREAM) =>
+                {
+                    break;
+                }
                 other => {
                     failures.push(format!("h2c: {other:?}"));
                     return failures;
@@ -100,14 +104,21 @@ fn sigterm_under_load_fails_nothing() {
                 let path = format!("/hold?gate={gate}");
                 join_all((0..10).map(|_| async {
                     let mut http = Http1::new(slow.open(VIP).await.unwrap());
-                    http.get(&path).await.map(|response| response.status).map_err(|error| error.to_string())
+                    http.get(&path)
+                        .await
+                        .map(|response| response.status)
+                        .map_err(|error| error.to_string())
                 }))
                 .await
             });
-            eventually("the load runs", || done.load(Ordering::SeqCst) > 300 && stage.app.waiting() == 10).await;
+            eventually("the load runs", || {
+                done.load(Ordering::SeqCst) > 300 && stage.app.waiting() == 10
+            })
+            .await;
             cairn.terminate();
             eventually("it drains", || cairn.printed("draining")).await;
-            let failures: Vec<String> = join_all(load).await.into_iter().flat_map(Result::unwrap).collect();
+            let failures: Vec<String> =
+                join_all(load).await.into_iter().flat_map(Result::unwrap).collect();
             assert_eq!(failures, Vec::<String>::new(), "round {round}");
             assert!(cairn.is_running(), "it waits for what is in flight");
             stage.app.release(&format!("gate-{round}"));
@@ -124,7 +135,9 @@ fn an_idle_process_ends_at_once() {
         let files = stage.files(&stage.spec().http(VIP, all_to("app")));
         // Were it to wait for the limit, the test would hang.
         let mut cairn = Cairn::proxy(&files.config(), &["--drain-limit", "10m"]).await;
-        let hbone = HboneClient::connect(cairn.address("HBONE"), &stage.client(), &waypoint_id()).await.unwrap();
+        let hbone = HboneClient::connect(cairn.address("HBONE"), &stage.client(), &waypoint_id())
+            .await
+            .unwrap();
         let mut http = Http1::new(hbone.open(VIP).await.unwrap());
         assert_eq!(http.get("/").await.unwrap().status, 200);
         cairn.terminate();
@@ -140,7 +153,9 @@ fn what_does_not_end_is_cut_at_the_limit() {
         let stage = Stage::new().await;
         let files = stage.files(&stage.spec().http(VIP, all_to("app")));
         let mut cairn = Cairn::proxy(&files.config(), &["--drain-limit", "500ms"]).await;
-        let hbone = HboneClient::connect(cairn.address("HBONE"), &stage.client(), &waypoint_id()).await.unwrap();
+        let hbone = HboneClient::connect(cairn.address("HBONE"), &stage.client(), &waypoint_id())
+            .await
+            .unwrap();
         let mut http = Http1::new(hbone.open(VIP).await.unwrap());
         http.send(message("GET", "/hold?gate=never", &[], b"")).await.unwrap();
         eventually("it waits", || stage.app.waiting() == 1).await;
@@ -165,7 +180,10 @@ fn a_drain_lets_everything_in_flight_finish() {
         let mut http = run.http().await;
         http.send(message("GET", "/hold?gate=open", &[], b"")).await.unwrap();
         let mut upload = run.http().await;
-        upload.send("POST /sink HTTP/1.1\r\nHost: app.test\r\nContent-Length: 8\r\n\r\nhalf").await.unwrap();
+        upload
+            .send("POST /sink HTTP/1.1\r\nHost: app.test\r\nContent-Length: 8\r\n\r\nhalf")
+            .await
+            .unwrap();
         let mut splice = run.tunnel(TCP_VIP).await;
         splice.write_all(b"before").await.unwrap();
         let mut echo = [0; 6];

@@ -76,7 +76,8 @@ fn control_frames_without_end_cut_the_connection() {
             cut_off(what, &mut raw, 100, |_| bytes.clone()).await;
             others_are_served(&stage, &run, what).await;
         }
-        eventually("they are counted", || run.waypoint.counter("cairn_floods_total", &[]) >= 4).await;
+        eventually("they are counted", || run.waypoint.counter("cairn_floods_total", &[]) >= 4)
+            .await;
     });
 }
 
@@ -96,7 +97,11 @@ fn rapid_resets_cut_the_connection() {
         })
         .await;
         others_are_served(&stage, &run, "rapid reset").await;
-        eventually("no tunnel is left", || run.waypoint.counter("cairn_tunnels", &[]) == 0 || run.waypoint.counter("cairn_tunnels", &[]) <= 2).await;
+        eventually("no tunnel is left", || {
+            run.waypoint.counter("cairn_tunnels", &[]) == 0
+                || run.waypoint.counter("cairn_tunnels", &[]) <= 2
+        })
+        .await;
     });
 }
 
@@ -163,12 +168,19 @@ fn garbage_ends_where_it_is() {
         raw.open(1, VIP).await.unwrap();
         raw.answer(1).await.unwrap();
         let _ = raw.send(&[0xff; 10_000]).await;
-        assert!(within("the connection ends", raw.find(|frame| frame.kind == kind::GOAWAY)).await.is_none_or(|frame| frame.error_code() != Some(0)));
+        assert!(
+            within("the connection ends", raw.find(|frame| frame.kind == kind::GOAWAY))
+                .await
+                .is_none_or(|frame| frame.error_code() != Some(0))
+        );
         let mut tunnel = run.tunnel(VIP).await;
         tunnel.write_all(&[0xff; 100_000]).await.unwrap();
         let mut http = Http1::new(tunnel);
         let answer = within("the tunnel ends", http.response()).await;
-        assert!(answer.is_err() || answer.is_ok_and(|response| response.status == 400 || response.status == 431));
+        assert!(
+            answer.is_err()
+                || answer.is_ok_and(|response| response.status == 400 || response.status == 431)
+        );
         assert_eq!(stage.app.requests(), 0);
         others_are_served(&stage, &run, "garbage").await;
         drop((tcp, io, half));
@@ -189,7 +201,10 @@ fn clients_that_never_send_are_carried() {
             let client = &idle[number % idle.len()];
             async move {
                 let mut tunnel = client.open(VIP).await.unwrap();
-                tunnel.write_all(b"POST / HTTP/1.1\r\nHost: app.test\r\nContent-Length: 100\r\n\r\nx").await.unwrap();
+                tunnel
+                    .write_all(b"POST / HTTP/1.1\r\nHost: app.test\r\nContent-Length: 100\r\n\r\nx")
+                    .await
+                    .unwrap();
                 tunnel
             }
         }))
@@ -220,7 +235,9 @@ fn clients_that_never_read_are_carried() {
         for number in 0..20u32 {
             let stream = 2 * number + 1;
             deaf.open(stream, VIP).await.unwrap();
-            deaf.frame(kind::DATA, 0, stream, &message("GET", "/bytes?n=20000000", &[], b"")).await.unwrap();
+            deaf.frame(kind::DATA, 0, stream, &message("GET", "/bytes?n=20000000", &[], b""))
+                .await
+                .unwrap();
         }
         eventually("the backend is asked", || stage.app.count("/bytes") == 40).await;
         others_are_served(&stage, &run, "deaf clients").await;
@@ -245,7 +262,9 @@ fn an_endpoint_that_never_reads_stops_only_its_clients() {
         let writers: Vec<_> = join_all((0..10).map(|_| run.tunnel(TCP_VIP)))
             .await
             .into_iter()
-            .map(|mut tunnel| tokio::spawn(async move { tunnel.write_all(&vec![0; 32 << 20]).await }))
+            .map(|mut tunnel| {
+                tokio::spawn(async move { tunnel.write_all(&vec![0; 32 << 20]).await })
+            })
             .collect();
         // On another connection: these ten share the connection's window with whoever else is on it.
         let other = run.waypoint.connect(&stage.client()).await;
@@ -283,7 +302,12 @@ fn h2c_floods_inside_a_tunnel_hurt_nobody_else() {
             let mut bytes = Vec::new();
             for number in 0..200 {
                 let stream = round * 400 + number * 2 + 1;
-                let fields = [(":method", "GET"), (":scheme", "http"), (":path", "/reset-me"), (":authority", "app.test")];
+                let fields = [
+                    (":method", "GET"),
+                    (":scheme", "http"),
+                    (":path", "/reset-me"),
+                    (":authority", "app.test"),
+                ];
                 bytes.extend_from_slice(&headers(stream, &fields, true));
                 bytes.extend_from_slice(&encode(kind::RST_STREAM, 0, stream, &8u32.to_be_bytes()));
             }
@@ -336,7 +360,10 @@ fn memory_is_bounded_under_all_of_them() {
             assert!(cairn.is_running(), "{:#?}", cairn.output());
         }
         for _ in 0..50 {
-            assert_eq!(within("the good one", http.get("/bytes?n=100000")).await.unwrap().status, 200);
+            assert_eq!(
+                within("the good one", http.get("/bytes?n=100000")).await.unwrap().status,
+                200
+            );
         }
         let during = cairn.resident_kib();
         // 100 greedy tunnels asked for 5 GB; 2,000 tunnels are open at most.

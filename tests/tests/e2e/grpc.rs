@@ -103,7 +103,11 @@ fn our_own_answers_are_trailers_only() {
         routes.push(at(json!({ "prefix": "/missing." }), "missing", json!({})));
         routes.push(at(json!({ "prefix": "/test." }), "app", json!({})));
         let deny = rbac("DENY", json!([{ "path": { "prefix": "/test.Admin/" } }]), json!(["any"]));
-        let spec = stage.spec_h2().cluster("empty", vec![]).http_with(VIP, json!(routes), json!({ "filters": [deny] }));
+        let spec = stage.spec_h2().cluster("empty", vec![]).http_with(
+            VIP,
+            json!(routes),
+            json!({ "filters": [deny] }),
+        );
         let run = stage.run(&spec).await;
         let h2c = run.h2c().await;
         // Envoy: Grpc::Utility::httpToGrpcStatus, except that 504 is DEADLINE_EXCEEDED.
@@ -122,13 +126,21 @@ fn our_own_answers_are_trailers_only() {
         ] {
             let reply = h2c.unary(path, &[], b"hello").await.unwrap();
             assert_eq!((reply.status, reply.headers_only), (200, true), "{path}: {reply:?}");
-            assert_eq!((reply.grpc_status(), reply.grpc_message()), (Some(status), Some(message)), "{path}");
+            assert_eq!(
+                (reply.grpc_status(), reply.grpc_message()),
+                (Some(status), Some(message)),
+                "{path}"
+            );
             assert_eq!(reply.header("content-type"), Some("application/grpc"), "{path}");
             assert_eq!(reply.header("server"), Some("istio-envoy"), "{path}");
         }
         for (path, status) in [("/missing.Service/Do", 14), ("/nowhere.Service/Do", 12)] {
             let reply = h2c.unary(path, &[], b"hello").await.unwrap();
-            assert_eq!((reply.status, reply.headers_only, reply.grpc_status()), (200, true, Some(status)), "{path}");
+            assert_eq!(
+                (reply.status, reply.headers_only, reply.grpc_status()),
+                (200, true, Some(status)),
+                "{path}"
+            );
         }
         assert_eq!(stage.app.requests(), 0);
         // Variants of the content type count, look-alikes do not.
@@ -136,8 +148,15 @@ fn our_own_answers_are_trailers_only() {
         let reply = h2c.request("POST", "/test.Admin/Do", &proto, &grpc_frame(b"")).await.unwrap();
         assert_eq!((reply.status, reply.grpc_status()), (200, Some(7)));
         for other in ["application/grpc-web", "application/json"] {
-            let reply = h2c.request("POST", "/test.Admin/Do", &[("content-type", other)], b"x").await.unwrap();
-            assert_eq!((reply.status, reply.text().as_str()), (403, "RBAC: access denied"), "{other}");
+            let reply = h2c
+                .request("POST", "/test.Admin/Do", &[("content-type", other)], b"x")
+                .await
+                .unwrap();
+            assert_eq!(
+                (reply.status, reply.text().as_str()),
+                (403, "RBAC: access denied"),
+                "{other}"
+            );
         }
     });
 }
@@ -164,7 +183,8 @@ fn a_deadline_ends_as_deadline_exceeded() {
         let run = stage.run(&stage.spec_h2().http(VIP, routes)).await;
         let h2c = run.h2c().await;
         let headers = [("grpc-timeout", "300m"), ("x-gate", "never")];
-        let reply = within("the deadline", h2c.unary("/test.Echo/Hold", &headers, b"x")).await.unwrap();
+        let reply =
+            within("the deadline", h2c.unary("/test.Echo/Hold", &headers, b"x")).await.unwrap();
         assert_eq!((reply.status, reply.grpc_status()), (200, Some(4)), "{reply:?}");
         eventually("the backend's call is cancelled", || stage.app.cancelled() == 1).await;
         // In time: the backend is told the deadline.
@@ -179,11 +199,16 @@ fn a_deadline_is_bounded_by_the_route() {
     drive(async {
         let stage = Stage::new().await;
         let run = stage
-            .run(&stage.spec_h2().http(VIP, json!([to("app", json!({ "max_grpc_timeout": "300ms" }))])))
+            .run(
+                &stage
+                    .spec_h2()
+                    .http(VIP, json!([to("app", json!({ "max_grpc_timeout": "300ms" }))])),
+            )
             .await;
         let headers = [("grpc-timeout", "1H"), ("x-gate", "never")];
         let call = run.h2c().await;
-        let reply = within("the deadline", call.unary("/test.Echo/Hold", &headers, b"x")).await.unwrap();
+        let reply =
+            within("the deadline", call.unary("/test.Echo/Hold", &headers, b"x")).await.unwrap();
         assert_eq!(reply.grpc_status(), Some(4), "{reply:?}");
     });
 }
@@ -210,8 +235,10 @@ fn a_cancelled_call_is_cancelled_upstream() {
         let stage = Stage::new().await;
         let run = stage.run(&stage.spec_h2().http(VIP, json!([to("app", json!({}))]))).await;
         let h2c = run.h2c().await;
-        let headers = [("content-type", "application/grpc"), ("te", "trailers"), ("x-gate", "never")];
-        let (response, mut send) = h2c.start("POST", "/test.Echo/Hold", &headers, false).await.unwrap();
+        let headers =
+            [("content-type", "application/grpc"), ("te", "trailers"), ("x-gate", "never")];
+        let (response, mut send) =
+            h2c.start("POST", "/test.Echo/Hold", &headers, false).await.unwrap();
         send.send_data(grpc_frame(b"x"), true).unwrap();
         eventually("the call waits", || stage.app.waiting() == 1).await;
         send.send_reset(h2::Reason::CANCEL);
@@ -271,10 +298,18 @@ fn http1_clients_get_trailers_where_they_ask() {
         let run = stage.run(&stage.spec_h2().http(VIP, json!([to("app", json!({}))]))).await;
         let mut http = run.http().await;
         let headers = [("Content-Type", "application/grpc"), ("TE", "trailers")];
-        let reply = http.request("POST", "/test.Echo/Unary", &headers, &grpc_frame(b"hello")).await.unwrap();
-        assert_eq!((reply.status, reply.trailers.get("grpc-status")), (200, Some("0")), "{reply:?}");
+        let reply = http
+            .request("POST", "/test.Echo/Unary", &headers, &grpc_frame(b"hello"))
+            .await
+            .unwrap();
+        assert_eq!(
+            (reply.status, reply.trailers.get("grpc-status")),
+            (200, Some("0")),
+            "{reply:?}"
+        );
         assert_eq!(reply.body, grpc_frame(b"hello"));
-        let reply = http.request("POST", "/test.Echo/Fail", &headers, &grpc_frame(b"")).await.unwrap();
+        let reply =
+            http.request("POST", "/test.Echo/Fail", &headers, &grpc_frame(b"")).await.unwrap();
         assert_eq!((reply.status, reply.header("grpc-status")), (200, Some("5")), "{reply:?}");
     });
 }

@@ -92,11 +92,13 @@ fn trailers_pass_where_they_are_asked_for() {
         let run = stage.run(&spec.http(VIP2, all_to("h2"))).await;
         for vip in [VIP, VIP2] {
             let mut http = run.http_to(vip).await;
-            let response = http.request("GET", "/chunked", &[("TE", "trailers")], b"").await.unwrap();
+            let response =
+                http.request("GET", "/chunked", &[("TE", "trailers")], b"").await.unwrap();
             assert_eq!(response.text(), "one two three");
             assert_eq!(response.trailers.get("x-trailer"), Some("end"), "{vip}");
             let h2c = run.h2c_to(vip).await;
-            let response = h2c.request("GET", "/chunked", &[("te", "trailers")], b"").await.unwrap();
+            let response =
+                h2c.request("GET", "/chunked", &[("te", "trailers")], b"").await.unwrap();
             assert_eq!(response.text(), "one two three");
             assert_eq!(response.trailers["x-trailer"], "end", "{vip}");
         }
@@ -201,7 +203,8 @@ fn websockets_pass() {
     drive(async {
         let stage = Stage::new().await;
         let run = stage.run(&stage.spec().http(VIP, all_to("app"))).await;
-        let (mut socket, response) = websocket::upgrade(run.http().await, "/ws").await.unwrap().unwrap();
+        let (mut socket, response) =
+            websocket::upgrade(run.http().await, "/ws").await.unwrap().unwrap();
         assert!(response.headers.has_token("connection", "upgrade"), "{response:?}");
         assert!(response.headers.has_token("upgrade", "websocket"), "{response:?}");
         assert_eq!(response.header("server"), Some("istio-envoy"));
@@ -212,7 +215,8 @@ fn websockets_pass() {
         assert_eq!(socket.recv().await.unwrap().0, opcode::CLOSE);
         assert_eq!(within("the end", socket.wire.rest()).await.unwrap().len(), 0);
         // Refused by the backend: an ordinary response, and the connection goes on.
-        let refused = websocket::upgrade(run.http().await, "/status/403").await.unwrap().unwrap_err();
+        let refused =
+            websocket::upgrade(run.http().await, "/status/403").await.unwrap().unwrap_err();
         assert_eq!((refused.status, refused.text().as_str()), (403, "status 403"));
         let seen = stage.app.last("/ws");
         assert!(seen.headers.has_token("upgrade", "websocket"));
@@ -224,10 +228,11 @@ fn websockets_pass() {
 fn other_upgrades_are_refused() {
     drive(async {
         let stage = Stage::new().await;
-        let spec = stage
-            .spec()
-            .http(VIP, all_to("app"))
-            .http_with(VIP2, all_to("app"), json!({ "upgrades": [] }));
+        let spec = stage.spec().http(VIP, all_to("app")).http_with(
+            VIP2,
+            all_to("app"),
+            json!({ "upgrades": [] }),
+        );
         let run = stage.run(&spec).await;
         for token in ["foo", "spdy/3.1", "websocket2"] {
             let mut http = run.http().await;
@@ -245,10 +250,11 @@ fn other_upgrades_are_refused() {
 fn http_1_0_is_426_unless_it_is_accepted() {
     drive(async {
         let stage = Stage::new().await;
-        let spec = stage
-            .spec()
-            .http(VIP, all_to("app"))
-            .http_with(VIP2, all_to("app"), json!({ "accept_http_10": true }));
+        let spec = stage.spec().http(VIP, all_to("app")).http_with(
+            VIP2,
+            all_to("app"),
+            json!({ "accept_http_10": true }),
+        );
         let run = stage.run(&spec).await;
         let mut http = run.http().await;
         http.send("GET / HTTP/1.0\r\nHost: app.test\r\n\r\n").await.unwrap();
@@ -270,10 +276,15 @@ fn h2c_carries_many_requests_at_once() {
         let stage = Stage::new().await;
         let run = stage.run(&stage.spec_h2().http(VIP, all_to("app"))).await;
         let h2c = run.h2c().await;
-        let held = join_all((0..50).map(|round| {
-            let h2c = h2c.clone();
-            async move { h2c.get(&format!("/hold?gate=all&round={round}")).await.unwrap().status }
-        }));
+        let held =
+            join_all(
+                (0..50).map(|round| {
+                    let h2c = h2c.clone();
+                    async move {
+                        h2c.get(&format!("/hold?gate=all&round={round}")).await.unwrap().status
+                    }
+                }),
+            );
         let held = tokio::spawn(held);
         eventually("all wait", || stage.app.waiting() == 50).await;
         assert_eq!(h2c.get("/echo").await.unwrap().status, 200, "one that does not wait");
@@ -294,9 +305,11 @@ fn versions_are_bridged_both_ways() {
         let run = stage.run(&spec.http(VIP2, all_to("h2"))).await;
         for (vip, version) in [(VIP, "HTTP/1.1"), (VIP2, "HTTP/2.0")] {
             let headers = [("X-Mixed-Case", "1"), ("Host", "shop.example:8080")];
-            let echo = run.http_to(vip).await.request("PUT", "/a?b=c", &headers, b"body").await.unwrap();
+            let echo =
+                run.http_to(vip).await.request("PUT", "/a?b=c", &headers, b"body").await.unwrap();
             let lower = [("x-mixed-case", "1"), ("host", "shop.example:8080")];
-            let echo2 = run.h2c_to(vip).await.request("PUT", "/a?b=c", &lower, b"body").await.unwrap();
+            let echo2 =
+                run.h2c_to(vip).await.request("PUT", "/a?b=c", &lower, b"body").await.unwrap();
             for json in [echo.json(), echo2.json()] {
                 assert_eq!(json["version"], version);
                 assert_eq!(json["method"], "PUT");
@@ -328,7 +341,9 @@ fn versions_are_bridged_both_ways() {
 fn request_headers_are_envoys() {
     drive(async {
         let stage = Stage::new().await;
-        let run = stage.run(&stage.spec().http(VIP, json!([to("app", json!({ "timeout": "7s" }))]))).await;
+        let run = stage
+            .run(&stage.spec().http(VIP, json!([to("app", json!({ "timeout": "7s" }))])))
+            .await;
         let mut http = run.http().await;
         let headers = [
             ("X-Forwarded-Client-Cert", "By=spiffe://x;URI=spiffe://admin"),
@@ -342,12 +357,21 @@ fn request_headers_are_envoys() {
         ];
         let json = http.request("GET", "/echo", &headers, b"").await.unwrap().json();
         assert!(echoed(&json, "x-forwarded-client-cert").is_empty());
-        assert_eq!(echoed(&json, "x-forwarded-for"), ["1.2.3.4"], "neither appended to nor dropped");
+        assert_eq!(
+            echoed(&json, "x-forwarded-for"),
+            ["1.2.3.4"],
+            "neither appended to nor dropped"
+        );
         assert_eq!(echoed(&json, "x-forwarded-proto"), ["http"]);
         assert_eq!(echoed(&json, "user-agent"), ["test"]);
         assert_eq!(echoed(&json, "accept-encoding"), ["gzip"]);
         assert_eq!(echoed(&json, "host"), ["app.test"]);
-        for control in ["x-envoy-retry-on", "x-envoy-max-retries", "x-envoy-upstream-rq-timeout-ms", "x-envoy-internal"] {
+        for control in [
+            "x-envoy-retry-on",
+            "x-envoy-max-retries",
+            "x-envoy-upstream-rq-timeout-ms",
+            "x-envoy-internal",
+        ] {
             assert!(echoed(&json, control).is_empty(), "{control}");
         }
         assert_eq!(echoed(&json, "x-envoy-expected-rq-timeout-ms"), ["7000"]);
@@ -370,10 +394,17 @@ fn response_headers_are_envoys() {
             { "match": { "path": { "exact": "/direct" } }, "direct_response": { "status": 200, "body": "hi" } },
             to("app", json!({})),
         ]);
-        let spec = stage.spec().http(VIP, routes).http_with(VIP2, all_to("app"), json!({ "server": "shop" }));
+        let spec = stage.spec().http(VIP, routes).http_with(
+            VIP2,
+            all_to("app"),
+            json!({ "server": "shop" }),
+        );
         let run = stage.run(&spec).await;
         let mut http = run.http().await;
-        let response = http.get("/echo?h=x-custom:yes&h=keep-alive:timeout=5&h=set-cookie:a=1&h=set-cookie:b=2").await.unwrap();
+        let response = http
+            .get("/echo?h=x-custom:yes&h=keep-alive:timeout=5&h=set-cookie:a=1&h=set-cookie:b=2")
+            .await
+            .unwrap();
         assert_eq!(response.headers.all("server"), ["istio-envoy"]);
         assert_eq!(response.headers.all("date"), [DATE], "the upstream's date stays");
         assert_eq!(response.header("x-custom"), Some("yes"));
@@ -412,9 +443,16 @@ fn hop_by_hop_headers_end_here() {
         for gone in ["keep-alive", "proxy-connection", "x-nominated", "te"] {
             assert!(echoed(&json, gone).is_empty(), "{gone}: {json}");
         }
-        assert!(!echoed(&json, "connection").iter().any(|value| value.contains("nominated")), "{json}");
+        assert!(
+            !echoed(&json, "connection").iter().any(|value| value.contains("nominated")),
+            "{json}"
+        );
         assert_eq!(echoed(&json, "x-end-to-end"), ["1"]);
-        assert_eq!(echoed(&json, "authorization"), ["secret"], "a client cannot have its own credentials dropped unseen");
+        assert_eq!(
+            echoed(&json, "authorization"),
+            ["secret"],
+            "a client cannot have its own credentials dropped unseen"
+        );
         let json = http.request("GET", "/echo", &[("TE", "trailers")], b"").await.unwrap().json();
         assert_eq!(echoed(&json, "te"), ["trailers"]);
     });
@@ -492,7 +530,8 @@ fn a_client_that_leaves_is_noticed_upstream() {
             drop(http);
             eventually("it is cancelled", || stage.app.cancelled() == before + 1).await;
             let h2c = run.h2c_to(vip).await;
-            let (response, mut send) = h2c.start("GET", "/hold?gate=never", &[], true).await.unwrap();
+            let (response, mut send) =
+                h2c.start("GET", "/hold?gate=never", &[], true).await.unwrap();
             eventually("it waits", || stage.app.waiting() == 1).await;
             send.send_reset(h2::Reason::CANCEL);
             eventually("it is cancelled", || stage.app.cancelled() == before + 2).await;
@@ -546,7 +585,12 @@ fn no_response_is_503_and_a_bad_one_502() {
         let mut http = run.http().await;
         let response = http.get("/reset").await.unwrap();
         assert_eq!(response.status, 503, "{response:?}");
-        assert!(response.text().starts_with("upstream connect error or disconnect/reset before headers"), "{response:?}");
+        assert!(
+            response
+                .text()
+                .starts_with("upstream connect error or disconnect/reset before headers"),
+            "{response:?}"
+        );
         for bad in [
             "garbage\r\n\r\n",
             "HTTP/1.1 abc OK\r\n\r\n",

@@ -76,7 +76,12 @@ fn h2c_heads_are_bounded_too() {
         for (what, many, big) in [("bytes", 0, value(70)), ("fields", 120, String::new())] {
             let mut raw = RawH2::new(run.tunnel(VIP).await);
             raw.preface(&[]).await.unwrap();
-            let mut fields = vec![(":method", "GET"), (":scheme", "http"), (":path", "/bounded"), (":authority", "app.test")];
+            let mut fields = vec![
+                (":method", "GET"),
+                (":scheme", "http"),
+                (":path", "/bounded"),
+                (":authority", "app.test"),
+            ];
             fields.push(("x-big", &big));
             fields.extend(names[..many].iter().map(|name| (name.as_str(), "1")));
             let block = block(&fields);
@@ -122,7 +127,9 @@ fn a_request_head_must_come_in_time() {
 fn response_heads_are_bounded() {
     drive(async {
         let stage = Stage::new().await;
-        let run = limited(&stage, json!({ "max_response_headers_kib": 2, "max_response_headers": 20 })).await;
+        let run =
+            limited(&stage, json!({ "max_response_headers_kib": 2, "max_response_headers": 20 }))
+                .await;
         let mut http = run.http().await;
         for (what, lines, status) in [
             ("small", fields(10), 200),
@@ -136,7 +143,8 @@ fn response_heads_are_bounded() {
         }
         // One that never ends.
         let raw = format!("HTTP/1.1 200 OK\r\nx: {}", "y".repeat(3000));
-        let response = within("endless", http.get(&format!("/raw?hex={}", hex(&raw)))).await.unwrap();
+        let response =
+            within("endless", http.get(&format!("/raw?hex={}", hex(&raw)))).await.unwrap();
         assert_eq!(response.status, 502);
     });
 }
@@ -149,19 +157,29 @@ fn streams_beyond_two_hundred_are_refused() {
         let tls = stage.client().hbone_client(&waypoint_id());
         let mut raw = RawH2::connect(run.waypoint.addr, tls).await.unwrap();
         raw.preface(&[]).await.unwrap();
-        let settings = raw.find(|frame| frame.kind == kind::SETTINGS && frame.flags & flag::ACK == 0).await.unwrap();
+        let settings = raw
+            .find(|frame| frame.kind == kind::SETTINGS && frame.flags & flag::ACK == 0)
+            .await
+            .unwrap();
         let advertised = settings.payload.chunks(6).find(|entry| entry[..2] == [0, 3]).unwrap();
         assert_eq!(advertised[2..], 200u32.to_be_bytes());
         let mut burst = Vec::new();
         for number in 0..210u32 {
-            burst.extend_from_slice(&headers(2 * number + 1, &[(":method", "CONNECT"), (":authority", VIP)], false));
+            burst.extend_from_slice(&headers(
+                2 * number + 1,
+                &[(":method", "CONNECT"), (":authority", VIP)],
+                false,
+            ));
         }
         raw.send(&burst).await.unwrap();
         let (mut opened, mut refused) = (Vec::new(), 0);
         while opened.len() + refused < 210 {
-            let frame = within("an answer to each", raw.find(|frame| {
-                matches!(frame.kind, kind::HEADERS | kind::RST_STREAM | kind::GOAWAY)
-            }))
+            let frame = within(
+                "an answer to each",
+                raw.find(|frame| {
+                    matches!(frame.kind, kind::HEADERS | kind::RST_STREAM | kind::GOAWAY)
+                }),
+            )
             .await
             .expect("the connection lives");
             match frame.kind {
@@ -188,12 +206,17 @@ fn windows_are_as_documented() {
         let stage = Stage::new().await;
         let app = TcpApp::new(Behaviour::Silent);
         let pod = stage.pod(&app).await;
-        let spec = MeshSpec::new().cluster("tcp", vec![hbone(&pod, "10.1.0.2:9000", &app_id())]).tcp(TCP_VIP, "tcp");
+        let spec = MeshSpec::new()
+            .cluster("tcp", vec![hbone(&pod, "10.1.0.2:9000", &app_id())])
+            .tcp(TCP_VIP, "tcp");
         let run = stage.run(&spec).await;
         let tls = stage.client().hbone_client(&waypoint_id());
         let mut raw = RawH2::connect(run.waypoint.addr, tls).await.unwrap();
         raw.preface(&[]).await.unwrap();
-        let settings = raw.find(|frame| frame.kind == kind::SETTINGS && frame.flags & flag::ACK == 0).await.unwrap();
+        let settings = raw
+            .find(|frame| frame.kind == kind::SETTINGS && frame.flags & flag::ACK == 0)
+            .await
+            .unwrap();
         let value = |id: u8| {
             let entry = settings.payload.chunks(6).find(|entry| entry[..2] == [0, id]);
             entry.map(|entry| u32::from_be_bytes(entry[2..].try_into().unwrap()))
@@ -201,7 +224,8 @@ fn windows_are_as_documented() {
         assert_eq!(value(4), Some(1 << 20), "INITIAL_WINDOW_SIZE");
         assert_eq!(value(5), Some(64 << 10), "MAX_FRAME_SIZE");
         assert_eq!(value(6), Some(64 << 10), "MAX_HEADER_LIST_SIZE");
-        let update = raw.find(|frame| frame.kind == kind::WINDOW_UPDATE && frame.stream == 0).await.unwrap();
+        let update =
+            raw.find(|frame| frame.kind == kind::WINDOW_UPDATE && frame.stream == 0).await.unwrap();
         let increment = u32::from_be_bytes(update.payload[..].try_into().unwrap());
         assert_eq!(increment + 65_535, 4 << 20, "connection window");
         // More than the window: FLOW_CONTROL_ERROR for the stream or the connection.
@@ -245,7 +269,8 @@ fn a_handshake_must_come_in_time() {
     drive(async {
         let stage = Stage::new().await;
         let run = limited(&stage, json!({ "handshake_timeout": "300ms" })).await;
-        let timeouts = || run.waypoint.counter("cairn_handshake_failures_total", &[("reason", "timeout")]);
+        let timeouts =
+            || run.waypoint.counter("cairn_handshake_failures_total", &[("reason", "timeout")]);
         // Nothing at all; half a ClientHello; TLS without the preface; half a preface.
         let mut silent = TcpStream::connect(run.waypoint.addr).await.unwrap();
         let mut rest = Vec::new();
@@ -278,7 +303,10 @@ fn connections_are_bounded() {
             kept.push(run.waypoint.connect(&stage.client()).await);
         }
         assert!(run.waypoint.try_connect(&stage.client()).await.is_err());
-        eventually("it is counted", || run.waypoint.counter("cairn_connections_shed_total", &[]) == 1).await;
+        eventually("it is counted", || {
+            run.waypoint.counter("cairn_connections_shed_total", &[]) == 1
+        })
+        .await;
         assert_eq!(run.http().await.get("/").await.unwrap().status, 200);
         kept.pop().unwrap().abort();
         eventually_async("there is room again", || async {
@@ -296,11 +324,18 @@ fn requests_in_one_h2c_tunnel_are_bounded() {
         let mut raw = RawH2::new(run.tunnel(VIP).await);
         raw.preface(&[]).await.unwrap();
         for number in 0..8u32 {
-            let fields = [(":method", "GET"), (":scheme", "http"), (":path", "/hold?gate=all"), (":authority", "app.test")];
+            let fields = [
+                (":method", "GET"),
+                (":scheme", "http"),
+                (":path", "/hold?gate=all"),
+                (":authority", "app.test"),
+            ];
             raw.headers(2 * number + 1, &fields, true).await.unwrap();
         }
         for _ in 0..3 {
-            let frame = within("a refusal", raw.find(|frame| frame.kind == kind::RST_STREAM)).await.unwrap();
+            let frame = within("a refusal", raw.find(|frame| frame.kind == kind::RST_STREAM))
+                .await
+                .unwrap();
             assert_eq!(frame.error_code(), Some(7), "REFUSED_STREAM");
         }
         eventually("five wait", || stage.app.waiting() == 5).await;
@@ -318,11 +353,16 @@ fn replays_are_bounded() {
         let stage = Stage::new().await;
         let retry = json!({ "on": ["5xx"], "attempts": 1, "backoff": { "base": "1ms" } });
         let routes = json!([{ "match": { "path": { "prefix": "/" } }, "route": { "cluster": "app", "timeout": "0s", "retry": retry } }]);
-        let run = stage.run(&stage.spec().http(VIP, routes).field("limits", json!({ "max_replay": 1000 }))).await;
+        let run = stage
+            .run(&stage.spec().http(VIP, routes).field("limits", json!({ "max_replay": 1000 })))
+            .await;
         let mut http = run.http().await;
         for (count, status) in [(1000, 200), (1001, 503)] {
             let headers = [("X-Test-Id", if count == 1000 { "inside" } else { "outside" })];
-            let response = http.request("POST", "/fail-first?n=1", &headers, &vec![b'x'; count]).await.unwrap();
+            let response = http
+                .request("POST", "/fail-first?n=1", &headers, &vec![b'x'; count])
+                .await
+                .unwrap();
             assert_eq!(response.status, status, "{count} bytes");
         }
     });
@@ -364,7 +404,9 @@ fn idle_connections_per_endpoint_are_bounded() {
     drive(async {
         let stage = Stage::new().await;
         let run = limited(&stage, json!({ "max_idle_per_endpoint": 3 })).await;
-        let held = join_all((0..10).map(|_| async { run.http().await.get("/hold?gate=all").await.unwrap().status }));
+        let held = join_all(
+            (0..10).map(|_| async { run.http().await.get("/hold?gate=all").await.unwrap().status }),
+        );
         let release = async {
             eventually("all wait", || stage.app.waiting() == 10).await;
             stage.app.release("all");
@@ -378,9 +420,14 @@ fn idle_connections_per_endpoint_are_bounded() {
 fn requests_on_one_upstream_connection_are_bounded() {
     drive(async {
         let stage = Stage::new().await;
-        let spec = stage.spec_h2().http(VIP, all_to("app")).field("limits", json!({ "max_upstream_streams": 4 }));
+        let spec = stage
+            .spec_h2()
+            .http(VIP, all_to("app"))
+            .field("limits", json!({ "max_upstream_streams": 4 }));
         let run = stage.run(&spec).await;
-        let held = join_all((0..10).map(|_| async { run.http().await.get("/hold?gate=all").await.unwrap().status }));
+        let held = join_all(
+            (0..10).map(|_| async { run.http().await.get("/hold?gate=all").await.unwrap().status }),
+        );
         let release = async {
             eventually("all wait", || stage.app.waiting() == 10).await;
             assert!(stage.app.connections() >= 3, "{}", stage.app.connections());
@@ -395,7 +442,9 @@ fn tunnels_on_one_outgoing_connection_are_bounded() {
     drive(async {
         let stage = Stage::new().await;
         let run = limited(&stage, json!({ "pool_max_streams": 4 })).await;
-        let held = join_all((0..10).map(|_| async { run.http().await.get("/hold?gate=all").await.unwrap().status }));
+        let held = join_all(
+            (0..10).map(|_| async { run.http().await.get("/hold?gate=all").await.unwrap().status }),
+        );
         let release = async {
             eventually("all wait", || stage.app.waiting() == 10).await;
             assert_eq!(stage.pod.connections(), 3);
@@ -436,7 +485,8 @@ fn idle_tunnels_end() {
 fn dead_clients_are_noticed() {
     drive(async {
         let stage = Stage::new().await;
-        let run = limited(&stage, json!({ "keepalive_interval": "1s", "keepalive_timeout": "1s" })).await;
+        let run =
+            limited(&stage, json!({ "keepalive_interval": "1s", "keepalive_timeout": "1s" })).await;
         let tls = stage.client().hbone_client(&waypoint_id());
         let mut raw = RawH2::connect(run.waypoint.addr, tls).await.unwrap();
         raw.preface(&[]).await.unwrap();
@@ -446,7 +496,10 @@ fn dead_clients_are_noticed() {
             pings += u32::from(frame.kind == kind::PING && frame.flags & flag::ACK == 0);
         }
         assert!(pings >= 1);
-        eventually("it is counted", || run.waypoint.counter("cairn_keepalive_timeouts_total", &[]) >= 1).await;
+        eventually("it is counted", || {
+            run.waypoint.counter("cairn_keepalive_timeouts_total", &[]) >= 1
+        })
+        .await;
         // Whoever answers stays.
         assert_eq!(run.http().await.get("/").await.unwrap().status, 200);
     });

@@ -31,11 +31,15 @@ impl Load {
                 let mut failures = Vec::new();
                 while !stop.load(Ordering::SeqCst) {
                     let outcome = match number % 2 {
-                        0 => match within("a request", http.request("POST", "/echo", &[], b"x")).await {
+                        0 => match within("a request", http.request("POST", "/echo", &[], b"x"))
+                            .await
+                        {
                             Ok(response) if response.status == 200 => None,
                             other => Some(format!("h1 {other:?}")),
                         },
-                        _ => match within("a request", h2c.request("POST", "/echo", &[], b"x")).await {
+                        _ => match within("a request", h2c.request("POST", "/echo", &[], b"x"))
+                            .await
+                        {
                             Ok(response) if response.status == 200 => None,
                             other => Some(format!("h2 {other:?}")),
                         },
@@ -56,7 +60,8 @@ impl Load {
     async fn go_on(&self, count: u64) {
         let target = self.done.load(Ordering::SeqCst) + count;
         eventually("the load goes on", || {
-            self.done.load(Ordering::SeqCst) >= target || self.tasks.iter().all(|task| task.is_finished())
+            self.done.load(Ordering::SeqCst) >= target
+                || self.tasks.iter().all(|task| task.is_finished())
         })
         .await;
     }
@@ -139,7 +144,10 @@ fn goaway_fails_no_request() {
             load.go_on(50).await;
             let before = stage.pod.connections();
             stage.pod.goaway();
-            eventually(&format!("connection {round} is replaced"), || stage.pod.connections() > before).await;
+            eventually(&format!("connection {round} is replaced"), || {
+                stage.pod.connections() > before
+            })
+            .await;
         }
         load.go_on(50).await;
         assert_eq!(load.failures().await, Vec::<String>::new());
@@ -224,7 +232,8 @@ fn idle_connections_are_released() {
         let run = stage.run(&spec).await;
         assert_eq!(run.http().await.get("/").await.unwrap().status, 200);
         assert_eq!(stage.pod.open_connections(), 1);
-        eventually("the application's connection is closed", || stage.app.open_connections() == 0).await;
+        eventually("the application's connection is closed", || stage.app.open_connections() == 0)
+            .await;
         eventually("its tunnel is closed", || stage.pod.open_tunnels() == 0).await;
         eventually("the HBONE connection is closed", || stage.pod.open_connections() == 0).await;
         assert_eq!(run.http().await.get("/").await.unwrap().status, 200);
@@ -235,8 +244,13 @@ fn idle_connections_are_released() {
 fn a_busy_connection_is_not_idle() {
     drive(async {
         let stage = Stage::new().await;
-        let spec = stage.spec().http(VIP, all_to("app")).field("limits", json!({ "pool_idle_timeout": "1s" }));
-        let spec = spec.cluster_with("brief", json!({ "idle_timeout": "1s" }), vec![stage.endpoint()]).http(VIP2, all_to("brief"));
+        let spec = stage
+            .spec()
+            .http(VIP, all_to("app"))
+            .field("limits", json!({ "pool_idle_timeout": "1s" }));
+        let spec = spec
+            .cluster_with("brief", json!({ "idle_timeout": "1s" }), vec![stage.endpoint()])
+            .http(VIP2, all_to("brief"));
         let run = stage.run(&spec).await;
         let mut http = run.http().await;
         http.send("GET /hold?gate=open HTTP/1.1\r\nHost: app.test\r\n\r\n").await.unwrap();
@@ -255,7 +269,9 @@ fn requests_per_connection_are_bounded() {
         let stage = Stage::new().await;
         for protocol in ["http1", "http2"] {
             let cluster = json!({ "max_requests_per_connection": 2, "protocol": protocol });
-            let spec = MeshSpec::new().cluster_with("app", cluster, vec![stage.endpoint()]).http(VIP, all_to("app"));
+            let spec = MeshSpec::new()
+                .cluster_with("app", cluster, vec![stage.endpoint()])
+                .http(VIP, all_to("app"));
             let run = stage.run(&spec).await;
             let before = stage.app.connections();
             let mut http = run.http().await;
@@ -278,7 +294,11 @@ fn expected_identities_do_not_share() {
             .http(VIP2, all_to("other"));
         let run = stage.run(&spec).await;
         assert_eq!(run.http().await.get("/").await.unwrap().status, 200);
-        assert_eq!(run.http_to(VIP2).await.get("/").await.unwrap().status, 503, "not over the other's connection");
+        assert_eq!(
+            run.http_to(VIP2).await.get("/").await.unwrap().status,
+            503,
+            "not over the other's connection"
+        );
         assert_eq!(run.http().await.get("/").await.unwrap().status, 200);
         assert_eq!(stage.app.requests(), 2);
     });
@@ -298,7 +318,8 @@ fn addresses_behind_one_endpoint_do_not_mix() {
             run.http().await.get("/").await.unwrap();
             run.http_to(VIP2).await.get("/").await.unwrap();
         }
-        let mut authorities: Vec<String> = stage.pod.connects().into_iter().map(|seen| seen.authority).collect();
+        let mut authorities: Vec<String> =
+            stage.pod.connects().into_iter().map(|seen| seen.authority).collect();
         authorities.sort();
         assert_eq!(authorities, [POD, "10.1.0.1:9090"]);
         assert_eq!(stage.pod.connections(), 1);
@@ -329,7 +350,8 @@ fn a_push_keeps_connections() {
         let mut http = run.http().await;
         for round in 0..5 {
             assert_eq!(http.get("/").await.unwrap().status, 200);
-            run.waypoint.apply(&spec.clone().http(&format!("10.97.0.{}:80", round + 1), all_to("app")));
+            run.waypoint
+                .apply(&spec.clone().http(&format!("10.97.0.{}:80", round + 1), all_to("app")));
         }
         assert_eq!((stage.pod.connects().len(), stage.pod.connections()), (1, 1));
     });

@@ -52,7 +52,12 @@ fn principals_are_the_certificates() {
             (json!({ "regex": ".*/ns/web/sa/cl.*" }), true, false),
             (json!({ "regex": "/ns/web/" }), false, false),
         ] {
-            let (stage, run) = stage_with(json!([rbac("ALLOW", json!(["any"]), json!([authenticated(matcher.clone())]))])).await;
+            let (stage, run) = stage_with(json!([rbac(
+                "ALLOW",
+                json!(["any"]),
+                json!([authenticated(matcher.clone())])
+            )]))
+            .await;
             let other = run.waypoint.connect(&stage.ca.workload("web", "other")).await;
             for (client, passes) in [(&run.client, client_passes), (&other, other_passes)] {
                 let wanted = if passes { 200 } else { 403 };
@@ -60,7 +65,11 @@ fn principals_are_the_certificates() {
             }
         }
         // Headers are not believed.
-        let admin = rbac("ALLOW", json!(["any"]), json!([authenticated(json!({ "exact": "spiffe://cluster.local/ns/web/sa/admin" }))]));
+        let admin = rbac(
+            "ALLOW",
+            json!(["any"]),
+            json!([authenticated(json!({ "exact": "spiffe://cluster.local/ns/web/sa/admin" }))]),
+        );
         let (_stage, run) = stage_with(json!([admin])).await;
         let forged = [
             ("X-Forwarded-Client-Cert", "URI=spiffe://cluster.local/ns/web/sa/admin"),
@@ -73,41 +82,122 @@ fn principals_are_the_certificates() {
 #[test]
 fn every_attribute_is_matched() {
     drive(async {
-        let header = |name: &str, value: Value| json!({ "header": { "name": name, "match": value } });
+        let header =
+            |name: &str, value: Value| json!({ "header": { "name": name, "match": value } });
         let cases = vec![
             ("method", json!({ "method": { "exact": "POST" } }), "POST /", vec![], "GET /", vec![]),
-            ("host", json!({ "host": { "exact": "Shop.Test" } }), "GET /", vec![("Host", "SHOP.test")], "GET /", vec![]),
-            ("host suffix", json!({ "host": { "suffix": ".test" } }), "GET /", vec![], "GET /", vec![("Host", "app.com")]),
-            ("header", header("x-a", json!({ "exact": "1" })), "GET /", vec![("X-A", "1")], "GET /", vec![("X-A", "2")]),
-            ("header present", header("x-a", json!({ "present": true })), "GET /", vec![("X-A", "")], "GET /", vec![]),
-            ("path exact", json!({ "path": { "exact": "/in" } }), "GET /in?x", vec![], "GET /in/", vec![]),
-            ("path prefix", json!({ "path": { "prefix": "/in/" } }), "GET /in/x", vec![], "GET /in", vec![]),
-            ("path suffix", json!({ "path": { "suffix": ".js" } }), "GET /a.js?x", vec![], "GET /a.jsx", vec![]),
-            ("path regex", json!({ "path": { "regex": "/[0-9]+" } }), "GET /42", vec![], "GET /42/x", vec![]),
+            (
+                "host",
+                json!({ "host": { "exact": "Shop.Test" } }),
+                "GET /",
+                vec![("Host", "SHOP.test")],
+                "GET /",
+                vec![],
+            ),
+            (
+                "host suffix",
+                json!({ "host": { "suffix": ".test" } }),
+                "GET /",
+                vec![],
+                "GET /",
+                vec![("Host", "app.com")],
+            ),
+            (
+                "header",
+                header("x-a", json!({ "exact": "1" })),
+                "GET /",
+                vec![("X-A", "1")],
+                "GET /",
+                vec![("X-A", "2")],
+            ),
+            (
+                "header present",
+                header("x-a", json!({ "present": true })),
+                "GET /",
+                vec![("X-A", "")],
+                "GET /",
+                vec![],
+            ),
+            (
+                "path exact",
+                json!({ "path": { "exact": "/in" } }),
+                "GET /in?x",
+                vec![],
+                "GET /in/",
+                vec![],
+            ),
+            (
+                "path prefix",
+                json!({ "path": { "prefix": "/in/" } }),
+                "GET /in/x",
+                vec![],
+                "GET /in",
+                vec![],
+            ),
+            (
+                "path suffix",
+                json!({ "path": { "suffix": ".js" } }),
+                "GET /a.js?x",
+                vec![],
+                "GET /a.jsx",
+                vec![],
+            ),
+            (
+                "path regex",
+                json!({ "path": { "regex": "/[0-9]+" } }),
+                "GET /42",
+                vec![],
+                "GET /42/x",
+                vec![],
+            ),
             ("port", json!({ "destination_port": 80 }), "GET /", vec![], "", vec![]),
             ("other port", json!({ "destination_port": 8080 }), "", vec![], "GET /", vec![]),
             ("ip", json!({ "destination_ip": "10.96.0.0/16" }), "GET /", vec![], "", vec![]),
             ("other ip", json!({ "destination_ip": "10.1.0.0/16" }), "", vec![], "GET /", vec![]),
-            ("not", json!({ "not": { "path": { "exact": "/x" } } }), "GET /y", vec![], "GET /x", vec![]),
+            (
+                "not",
+                json!({ "not": { "path": { "exact": "/x" } } }),
+                "GET /y",
+                vec![],
+                "GET /x",
+                vec![],
+            ),
             (
                 "and",
                 json!({ "and": [{ "method": { "exact": "GET" } }, { "path": { "exact": "/x" } }] }),
-                "GET /x", vec![], "POST /x", vec![],
+                "GET /x",
+                vec![],
+                "POST /x",
+                vec![],
             ),
             (
                 "or",
                 json!({ "or": [{ "path": { "exact": "/x" } }, { "path": { "exact": "/y" } }] }),
-                "GET /y", vec![], "GET /z", vec![],
+                "GET /y",
+                vec![],
+                "GET /z",
+                vec![],
             ),
         ];
         for (what, permission, inside, inside_headers, outside, outside_headers) in cases {
-            for (action, passes, refused) in [("ALLOW", 200, 403), ("DENY", 403, 200), ("LOG", 200, 200)] {
-                let (_stage, run) = stage_with(json!([rbac(action, json!([permission]), json!(["any"]))])).await;
+            for (action, passes, refused) in
+                [("ALLOW", 200, 403), ("DENY", 403, 200), ("LOG", 200, 200)]
+            {
+                let (_stage, run) =
+                    stage_with(json!([rbac(action, json!([permission]), json!(["any"]))])).await;
                 if !inside.is_empty() {
-                    assert_eq!(status(&run.client, inside, &inside_headers).await, passes, "{action} {what}: {inside}");
+                    assert_eq!(
+                        status(&run.client, inside, &inside_headers).await,
+                        passes,
+                        "{action} {what}: {inside}"
+                    );
                 }
                 if !outside.is_empty() {
-                    assert_eq!(status(&run.client, outside, &outside_headers).await, refused, "{action} {what}: {outside}");
+                    assert_eq!(
+                        status(&run.client, outside, &outside_headers).await,
+                        refused,
+                        "{action} {what}: {outside}"
+                    );
                 }
             }
         }
@@ -123,12 +213,22 @@ fn principals_may_be_addresses_and_headers() {
             (json!({ "remote_ip": "127.0.0.1" }), true),
             (json!({ "remote_ip": "1.2.3.4" }), false),
             (json!({ "header": { "name": "x-key", "match": { "exact": "open" } } }), true),
-            (json!({ "not": { "header": { "name": "x-key", "match": { "exact": "open" } } } }), false),
-            (json!({ "and": [{ "source_ip": "127.0.0.1" }, { "authenticated": { "exact": client_id() } }] }), true),
-            (json!({ "or": [{ "source_ip": "10.0.0.1" }, { "authenticated": { "exact": client_id() } }] }), true),
+            (
+                json!({ "not": { "header": { "name": "x-key", "match": { "exact": "open" } } } }),
+                false,
+            ),
+            (
+                json!({ "and": [{ "source_ip": "127.0.0.1" }, { "authenticated": { "exact": client_id() } }] }),
+                true,
+            ),
+            (
+                json!({ "or": [{ "source_ip": "10.0.0.1" }, { "authenticated": { "exact": client_id() } }] }),
+                true,
+            ),
             (json!("any"), true),
         ] {
-            let (_stage, run) = stage_with(json!([rbac("ALLOW", json!(["any"]), json!([principal]))])).await;
+            let (_stage, run) =
+                stage_with(json!([rbac("ALLOW", json!(["any"]), json!([principal]))])).await;
             let headers = [("X-Key", "open"), ("X-Forwarded-For", "1.2.3.4")];
             let wanted = if passes { 200 } else { 403 };
             assert_eq!(status(&run.client, "GET /", &headers).await, wanted, "{principal}");
@@ -141,17 +241,31 @@ fn filters_are_decided_in_order() {
     drive(async {
         let deny = rbac("DENY", json!([{ "path": { "prefix": "/admin" } }]), json!(["any"]));
         let log = rbac("LOG", json!(["any"]), json!(["any"]));
-        let allow = rbac("ALLOW", json!([{ "method": { "exact": "GET" } }]), json!([{ "authenticated": { "exact": client_id() } }]));
+        let allow = rbac(
+            "ALLOW",
+            json!([{ "method": { "exact": "GET" } }]),
+            json!([{ "authenticated": { "exact": client_id() } }]),
+        );
         let (stage, run) = stage_with(json!([log, deny, allow])).await;
         let other = run.waypoint.connect(&stage.ca.workload("web", "other")).await;
         assert_eq!(status(&run.client, "GET /", &[]).await, 200);
         assert_eq!(status(&run.client, "POST /", &[]).await, 403);
         assert_eq!(status(&run.client, "GET /admin", &[]).await, 403);
         assert_eq!(status(&other, "GET /", &[]).await, 403);
-        let (_stage, run) = stage_with(json!([{ "rbac": { "action": "ALLOW", "policies": {} } }])).await;
-        assert_eq!(status(&run.client, "GET /", &[]).await, 403, "ALLOW without policies allows nobody");
-        let (_stage, run) = stage_with(json!([{ "rbac": { "action": "DENY", "policies": {} } }])).await;
-        assert_eq!(status(&run.client, "GET /", &[]).await, 200, "DENY without policies denies nobody");
+        let (_stage, run) =
+            stage_with(json!([{ "rbac": { "action": "ALLOW", "policies": {} } }])).await;
+        assert_eq!(
+            status(&run.client, "GET /", &[]).await,
+            403,
+            "ALLOW without policies allows nobody"
+        );
+        let (_stage, run) =
+            stage_with(json!([{ "rbac": { "action": "DENY", "policies": {} } }])).await;
+        assert_eq!(
+            status(&run.client, "GET /", &[]).await,
+            200,
+            "DENY without policies denies nobody"
+        );
     });
 }
 
@@ -184,25 +298,47 @@ const SPELLINGS: [&str; 22] = [
 #[test]
 fn a_denied_path_has_no_other_spelling() {
     drive(async {
-        for matcher in [json!({ "exact": "/admin" }), json!({ "prefix": "/admin" }), json!({ "regex": "/admin" })] {
-            let (stage, run) = stage_with(json!([rbac("DENY", json!([{ "path": matcher }]), json!(["any"]))])).await;
+        for matcher in [
+            json!({ "exact": "/admin" }),
+            json!({ "prefix": "/admin" }),
+            json!({ "regex": "/admin" }),
+        ] {
+            let (stage, run) =
+                stage_with(json!([rbac("DENY", json!([{ "path": matcher }]), json!(["any"]))]))
+                    .await;
             for path in SPELLINGS {
                 let seen = status(&run.client, &format!("GET {path}"), &[]).await;
                 assert!(matches!(seen, 400 | 403), "{path} under {matcher}: {seen}");
                 let mut raw = RawH2::new(run.tunnel(VIP).await);
                 raw.preface(&[]).await.unwrap();
-                let fields = [(":method", "GET"), (":scheme", "http"), (":path", path), (":authority", "app.test")];
+                let fields = [
+                    (":method", "GET"),
+                    (":scheme", "http"),
+                    (":path", path),
+                    (":authority", "app.test"),
+                ];
                 raw.headers(1, &fields, true).await.unwrap();
                 let answer = within(path, raw.answer(1)).await;
                 assert_ne!(answer.and_then(|frame| frame.status()), Some(200), "h2 {path}");
             }
-            for path in ["http://app.test/admin", "http://app.test/x/../admin", "/admin#x", "/admin%00", "/x/../admin#"] {
+            for path in [
+                "http://app.test/admin",
+                "http://app.test/x/../admin",
+                "/admin#x",
+                "/admin%00",
+                "/x/../admin#",
+            ] {
                 let seen = status(&run.client, &format!("GET {path}"), &[]).await;
                 assert!(matches!(seen, 400 | 403), "{path} under {matcher}: {seen}");
             }
             let mut raw = RawH2::new(run.tunnel(VIP).await);
             raw.preface(&[]).await.unwrap();
-            let fragment = [(":method", "GET"), (":scheme", "http"), (":path", "/admin#x"), (":authority", "app.test")];
+            let fragment = [
+                (":method", "GET"),
+                (":scheme", "http"),
+                (":path", "/admin#x"),
+                (":authority", "app.test"),
+            ];
             raw.headers(1, &fragment, true).await.unwrap();
             let answer = within("a fragment", raw.answer(1)).await;
             assert_ne!(answer.and_then(|frame| frame.status()), Some(200), "h2 with a fragment");
@@ -215,7 +351,12 @@ fn a_denied_path_has_no_other_spelling() {
 #[test]
 fn an_allowed_path_is_not_a_way_to_another() {
     drive(async {
-        let (stage, run) = stage_with(json!([rbac("ALLOW", json!([{ "path": { "prefix": "/public/" } }]), json!(["any"]))])).await;
+        let (stage, run) = stage_with(json!([rbac(
+            "ALLOW",
+            json!([{ "path": { "prefix": "/public/" } }]),
+            json!(["any"])
+        )]))
+        .await;
         for path in [
             "/public/../admin",
             "/public/%2e%2e/admin",
@@ -239,13 +380,15 @@ fn an_allowed_path_is_not_a_way_to_another() {
 fn slashes_are_merged_where_that_is_asked_for() {
     drive(async {
         let stage = Stage::new().await;
-        let deny = json!([rbac("DENY", json!([{ "path": { "prefix": "/admin" } }]), json!(["any"]))]);
+        let deny =
+            json!([rbac("DENY", json!([{ "path": { "prefix": "/admin" } }]), json!(["any"]))]);
         let mut merging = json!({ "filters": deny });
         merge(&mut merging, json!({ "merge_slashes": true }));
-        let spec = stage
-            .spec()
-            .http_with(VIP, all_to("app"), merging)
-            .http_with(VIP2, all_to("app"), json!({ "filters": deny }));
+        let spec = stage.spec().http_with(VIP, all_to("app"), merging).http_with(
+            VIP2,
+            all_to("app"),
+            json!({ "filters": deny }),
+        );
         let run = stage.run(&spec).await;
         for path in ["//admin", "///admin", "/x/..//admin", "/.//admin", "//x/../admin"] {
             assert_eq!(status(&run.client, &format!("GET {path}"), &[]).await, 403, "{path}");
@@ -266,7 +409,11 @@ fn a_changed_policy_holds_for_the_next_request() {
         assert_eq!(http.get("/").await.unwrap().status, 200);
         assert_eq!(h2c.get("/").await.unwrap().status, 200);
         let deny = rbac("DENY", json!(["any"]), json!(["any"]));
-        run.waypoint.apply(&stage.spec().http_with(VIP, all_to("app"), json!({ "filters": [deny] })));
+        run.waypoint.apply(&stage.spec().http_with(
+            VIP,
+            all_to("app"),
+            json!({ "filters": [deny] }),
+        ));
         assert_eq!(http.get("/").await.unwrap().status, 403, "on the same tunnel");
         assert_eq!(h2c.get("/").await.unwrap().status, 403, "on the same tunnel");
         run.waypoint.apply(&stage.spec().http(VIP, all_to("app")));
@@ -279,7 +426,8 @@ fn upgrades_are_authorized_too() {
     drive(async {
         let deny = rbac("DENY", json!([{ "path": { "exact": "/ws" } }]), json!(["any"]));
         let (stage, run) = stage_with(json!([deny])).await;
-        let refused = cairn_test_support::websocket::upgrade(run.http().await, "/x/../ws").await.unwrap();
+        let refused =
+            cairn_test_support::websocket::upgrade(run.http().await, "/x/../ws").await.unwrap();
         assert_eq!(refused.unwrap_err().status, 403);
         assert_eq!(stage.app.requests(), 0);
     });

@@ -30,7 +30,10 @@ fn a_broken_file_keeps_the_last_good_one() {
         let client = connect(&stage, &cairn).await;
         assert_eq!(ask(&client, "/").await.text(), "one");
         files.write(&answering(&stage, "two"));
-        eventually_async("the change is served", || async { ask(&client, "/").await.text() == "two" }).await;
+        eventually_async("the change is served", || async {
+            ask(&client, "/").await.text() == "two"
+        })
+        .await;
 
         let good = std::fs::read_to_string(files.config()).unwrap();
         let cases = [
@@ -38,7 +41,11 @@ fn a_broken_file_keeps_the_last_good_one() {
             ("nothing", String::new(), "mesh.json"),
             ("a wrong type", good.replace("\"port\": 80", "\"port\": \"eighty\""), "port"),
             ("an unknown field", good.replace("\"port\": 80", "\"prot\": 80"), "prot"),
-            ("a bad regular expression", good.replace("\"prefix\": \"/\"", "\"regex\": \"(\""), "regex"),
+            (
+                "a bad regular expression",
+                good.replace("\"prefix\": \"/\"", "\"regex\": \"(\""),
+                "regex",
+            ),
             ("a bad address", good.replace("\"10.96.0.10\"", "\"10.96.0.300\""), "10.96.0.300"),
             ("a bad status", good.replace("\"status\": 200", "\"status\": 99"), "status"),
         ];
@@ -46,16 +53,26 @@ fn a_broken_file_keeps_the_last_good_one() {
             assert_ne!(text, good, "{what}");
             let before = cairn.count("last good one stays");
             files.write_text(&text);
-            eventually(&format!("{what} is refused"), || cairn.count("last good one stays") > before).await;
+            eventually(&format!("{what} is refused"), || {
+                cairn.count("last good one stays") > before
+            })
+            .await;
             let output = cairn.output();
-            let explained = output.iter().rev().take(10).any(|line| line.contains("mesh.json:") && line.contains(named));
+            let explained = output
+                .iter()
+                .rev()
+                .take(10)
+                .any(|line| line.contains("mesh.json:") && line.contains(named));
             assert!(explained, "{what}: file, line and {named}: {output:#?}");
             assert_eq!(ask(&client, "/").await.text(), "two", "{what}");
             assert_eq!(ask(&connect(&stage, &cairn).await, "/").await.text(), "two", "{what}");
         }
         std::fs::remove_file(files.config()).unwrap();
         files.write(&answering(&stage, "three"));
-        eventually_async("a good one is served again", || async { ask(&client, "/").await.text() == "three" }).await;
+        eventually_async("a good one is served again", || async {
+            ask(&client, "/").await.text() == "three"
+        })
+        .await;
         assert!(!client.is_closed());
     });
 }
@@ -76,11 +93,22 @@ fn a_change_cuts_nothing_that_it_does_not_concern() {
             .cluster("app", vec![hbone(&other_pod, "10.1.0.2:8080", &app_id())])
             .http(VIP, all_to("app"));
         files.write(&moved);
-        eventually_async("new requests go elsewhere", || async { ask(&client, "/").await.backend() == "other" }).await;
+        eventually_async("new requests go elsewhere", || async {
+            ask(&client, "/").await.backend() == "other"
+        })
+        .await;
         stage.app.release("open");
         let response = held.response().await.unwrap();
-        assert_eq!((response.status, response.backend()), (200, "app"), "what was in flight ends where it was");
-        assert_eq!(held.get("/").await.unwrap().backend(), "other", "the tunnel follows with its next request");
+        assert_eq!(
+            (response.status, response.backend()),
+            (200, "app"),
+            "what was in flight ends where it was"
+        );
+        assert_eq!(
+            held.get("/").await.unwrap().backend(),
+            "other",
+            "the tunnel follows with its next request"
+        );
         assert!(other.requests() >= 2);
     });
 }

@@ -34,11 +34,15 @@ fn a_swap_by_symlink_under_load_fails_nothing() {
             }
         });
         // New connections all the time; each must be accepted.
-        let (stopped, count, addr, id) = (stop.clone(), done.clone(), waypoint.addr, waypoint.id.clone());
+        let (stopped, count, addr, id) =
+            (stop.clone(), done.clone(), waypoint.addr, waypoint.id.clone());
         let client = stage.client();
         let on_new = tokio::spawn(async move {
             while !stopped.load(Ordering::SeqCst) {
-                let hbone = cairn_test_support::hbone_client::HboneClient::connect(addr, &client, &id).await.unwrap();
+                let hbone =
+                    cairn_test_support::hbone_client::HboneClient::connect(addr, &client, &id)
+                        .await
+                        .unwrap();
                 let mut http = Http1::new(hbone.open(VIP).await.unwrap());
                 assert_eq!(within("a request", http.get("/echo")).await.unwrap().status, 200);
                 count.fetch_add(1, Ordering::SeqCst);
@@ -51,7 +55,10 @@ fn a_swap_by_symlink_under_load_fails_nothing() {
             let waypoint = &waypoint;
             let stage = &stage;
             let wanted = &wanted;
-            eventually_async("the next certificate is shown", || async move { shown(waypoint, stage).await == *wanted }).await;
+            eventually_async("the next certificate is shown", || async move {
+                shown(waypoint, stage).await == *wanted
+            })
+            .await;
         }
         stop.store(true, Ordering::SeqCst);
         on_old.await.unwrap();
@@ -68,12 +75,16 @@ fn plain_files_are_followed_too() {
         let stage = Stage::new().await;
         let spec = CertSpec::workload("shop", "waypoint");
         let mesh = stage.spec().http(VIP, all_to("app"));
-        let mut waypoint = Waypoint::start_on(CertDir::plain(&stage.ca.issue(&spec)), &mesh, 1).await;
+        let mut waypoint =
+            Waypoint::start_on(CertDir::plain(&stage.ca.issue(&spec)), &mesh, 1).await;
         let next = stage.ca.issue(&spec);
         waypoint.certs().replace(&next);
         let wanted = &serial(&next.leaf);
         let (waypoint, stage) = (&waypoint, &stage);
-        eventually_async("the next certificate is shown", || async move { shown(waypoint, stage).await == *wanted }).await;
+        eventually_async("the next certificate is shown", || async move {
+            shown(waypoint, stage).await == *wanted
+        })
+        .await;
     });
 }
 
@@ -91,10 +102,20 @@ fn a_bad_certificate_never_replaces_a_good_one() {
         let cases = [
             ("garbage", "garbage".to_owned(), good.key_pem.clone(), good.root_pem.clone()),
             ("empty", String::new(), String::new(), String::new()),
-            ("half a file", good.chain_pem[..good.chain_pem.len() / 2].to_owned(), good.key_pem.clone(), good.root_pem.clone()),
+            (
+                "half a file",
+                good.chain_pem[..good.chain_pem.len() / 2].to_owned(),
+                good.key_pem.clone(),
+                good.root_pem.clone(),
+            ),
             ("another's key", good.chain_pem.clone(), other.key_pem.clone(), good.root_pem.clone()),
             ("expired", expired.chain_pem.clone(), expired.key_pem.clone(), good.root_pem.clone()),
-            ("no identity", nameless.chain_pem.clone(), nameless.key_pem.clone(), good.root_pem.clone()),
+            (
+                "no identity",
+                nameless.chain_pem.clone(),
+                nameless.key_pem.clone(),
+                good.root_pem.clone(),
+            ),
             ("no roots", other.chain_pem.clone(), other.key_pem.clone(), String::new()),
         ];
         let wanted = serial(&good.leaf);
@@ -102,7 +123,10 @@ fn a_bad_certificate_never_replaces_a_good_one() {
             let before = waypoint.refused_reloads();
             waypoint.certs().replace_raw(chain, key, roots);
             let seen = &waypoint;
-            eventually_async(&format!("{what} is refused"), || async move { seen.refused_reloads() > before }).await;
+            eventually_async(&format!("{what} is refused"), || async move {
+                seen.refused_reloads() > before
+            })
+            .await;
             assert_eq!(shown(&waypoint, &stage).await, wanted, "{what}");
         }
         let hbone = waypoint.connect(&stage.client()).await;
@@ -110,7 +134,10 @@ fn a_bad_certificate_never_replaces_a_good_one() {
         waypoint.certs().replace(&other);
         let wanted = &serial(&other.leaf);
         let (waypoint, stage) = (&waypoint, &stage);
-        eventually_async("a good one is taken after all", || async move { shown(waypoint, stage).await == *wanted }).await;
+        eventually_async("a good one is taken after all", || async move {
+            shown(waypoint, stage).await == *wanted
+        })
+        .await;
     });
 }
 
@@ -129,12 +156,18 @@ fn new_roots_are_trusted_and_old_ones_are_not() {
         waypoint.certs().replace_raw(&cert.chain_pem, &cert.key_pem, &both);
         {
             let (waypoint, stranger) = (&waypoint, &stranger);
-            eventually_async("the new root is trusted", || async move { waypoint.try_connect(stranger).await.is_ok() }).await;
+            eventually_async("the new root is trusted", || async move {
+                waypoint.try_connect(stranger).await.is_ok()
+            })
+            .await;
         }
         waypoint.connect(&stage.client()).await;
         waypoint.certs().replace_raw(&cert.chain_pem, &cert.key_pem, &new_ca.root_pem());
         let client = stage.client();
         let (waypoint, client) = (&waypoint, &client);
-        eventually_async("the old root is not trusted", || async move { waypoint.try_connect(client).await.is_err() }).await;
+        eventually_async("the old root is not trusted", || async move {
+            waypoint.try_connect(client).await.is_err()
+        })
+        .await;
     });
 }

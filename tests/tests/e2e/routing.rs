@@ -33,12 +33,18 @@ fn paths_are_matched_in_order() {
     drive(async {
         let routes = json!([
             says("exact", json!({ "path": { "exact": "/exact" } })),
-            says("exact any case", json!({ "path": { "exact": "/Any-Case" }, "case_sensitive": false })),
+            says(
+                "exact any case",
+                json!({ "path": { "exact": "/Any-Case" }, "case_sensitive": false })
+            ),
             says("first", json!({ "path": { "prefix": "/order/first" } })),
             says("second", json!({ "path": { "prefix": "/order" } })),
             says("never", json!({ "path": { "prefix": "/order/second" } })),
             says("separated", json!({ "path": { "path_separated_prefix": "/api/v1" } })),
-            says("prefix any case", json!({ "path": { "prefix": "/PRE" }, "case_sensitive": false })),
+            says(
+                "prefix any case",
+                json!({ "path": { "prefix": "/PRE" }, "case_sensitive": false })
+            ),
             says("regex", json!({ "path": { "regex": "/items/[0-9]+" } })),
             says("alternatives", json!({ "path": { "regex": "/a|/bb" } })),
             says("empty prefix", json!({ "path": { "prefix": "/x" } })),
@@ -83,7 +89,10 @@ fn paths_are_matched_in_order() {
 fn headers_are_matched() {
     drive(async {
         let one = |name: &str, header: &str, value: Value| {
-            says(name, json!({ "path": { "exact": format!("/{name}") }, "headers": [{ "name": header, "match": value }] }))
+            says(
+                name,
+                json!({ "path": { "exact": format!("/{name}") }, "headers": [{ "name": header, "match": value }] }),
+            )
         };
         let mut inverted = json!({ "name": "x-a", "match": { "exact": "1" }, "invert": true });
         let plain_invert = inverted.clone();
@@ -96,14 +105,26 @@ fn headers_are_matched() {
             one("h-regex", "x-a", json!({ "regex": "o.e" })),
             one("h-present", "x-a", json!({ "present": true })),
             one("h-absent", "x-a", json!({ "present": false })),
-            says("h-invert", json!({ "path": { "exact": "/h-invert" }, "headers": [plain_invert] })),
-            says("h-invert-empty", json!({ "path": { "exact": "/h-invert-empty" }, "headers": [inverted] })),
-            says("h-case", json!({ "path": { "exact": "/h-case" }, "headers": [{ "name": "x-a", "match": { "exact": "ONE" }, "ignore_case": true }] })),
+            says(
+                "h-invert",
+                json!({ "path": { "exact": "/h-invert" }, "headers": [plain_invert] })
+            ),
+            says(
+                "h-invert-empty",
+                json!({ "path": { "exact": "/h-invert-empty" }, "headers": [inverted] })
+            ),
+            says(
+                "h-case",
+                json!({ "path": { "exact": "/h-case" }, "headers": [{ "name": "x-a", "match": { "exact": "ONE" }, "ignore_case": true }] })
+            ),
             one("h-method", ":method", json!({ "exact": "PUT" })),
             one("h-authority", ":authority", json!({ "exact": "shop.test" })),
-            says("h-both", json!({ "path": { "exact": "/h-both" }, "headers": [
+            says(
+                "h-both",
+                json!({ "path": { "exact": "/h-both" }, "headers": [
                 { "name": "x-a", "match": { "exact": "one" } }, { "name": "x-b", "match": { "present": true } },
-            ] })),
+            ] })
+            ),
         ]);
         let (_stage, run) = stage_with(routes).await;
         let mut http = run.http().await;
@@ -147,7 +168,10 @@ fn headers_are_matched() {
 fn query_parameters_are_matched() {
     drive(async {
         let one = |name: &str, value: Value| {
-            says(name, json!({ "path": { "exact": format!("/{name}") }, "query": [{ "name": "q", "match": value }] }))
+            says(
+                name,
+                json!({ "path": { "exact": format!("/{name}") }, "query": [{ "name": "q", "match": value }] }),
+            )
         };
         let routes = json!([
             one("exact", json!({ "exact": "1" })),
@@ -183,13 +207,9 @@ fn query_parameters_are_matched() {
 #[test]
 fn virtual_hosts_are_chosen_by_domain() {
     drive(async {
-        let host = |name: &str, domains: Value| {
-            json!({ "name": name, "domains": domains, "routes": [says(name, json!({ "path": { "prefix": "/" } }))] })
-        };
+        let host = |name: &str, domains: Value| json!({ "name": name, "domains": domains, "routes": [says(name, json!({ "path": { "prefix": "/" } }))] });
         let stage = Stage::new().await;
-        let table = |hosts: Value| {
-            json!({ "name": "hosts", "addresses": ["10.96.0.10"], "port": 80, "http": { "routes": { "virtual_hosts": hosts } } })
-        };
+        let table = |hosts: Value| json!({ "name": "hosts", "addresses": ["10.96.0.10"], "port": 80, "http": { "routes": { "virtual_hosts": hosts } } });
         let mut all = vec![
             host("exact", json!(["app.example", "other.example:8080"])),
             host("suffix", json!(["*.example"])),
@@ -279,7 +299,11 @@ fn redirects_are_envoys() {
             ("/303", 303, "http://app.test/new"),
         ] {
             let response = ask(&mut http, &format!("GET {path}"), &[]).await;
-            assert_eq!((response.status, response.header("location")), (status, Some(location)), "{path}");
+            assert_eq!(
+                (response.status, response.header("location")),
+                (status, Some(location)),
+                "{path}"
+            );
         }
         assert_eq!(stage.app.requests(), 0);
     });
@@ -307,10 +331,14 @@ fn direct_responses_are_given() {
         let empty = ask(&mut http, "GET /empty", &[]).await;
         assert_eq!((empty.status, empty.body.len()), (200, 0));
         let html = ask(&mut http, "GET /html", &[]).await;
-        assert_eq!((html.headers.all("content-type"), html.header("x-extra")), (vec!["text/html"], Some("1")));
+        assert_eq!(
+            (html.headers.all("content-type"), html.header("x-extra")),
+            (vec!["text/html"], Some("1"))
+        );
         // The body of the request is in the way of nothing: it is skipped, or the tunnel ends as announced.
         for count in [1000, 200_000, 5_000_000] {
-            let post = http.request("POST", "/teapot", &[], pattern(count).as_bytes()).await.unwrap();
+            let post =
+                http.request("POST", "/teapot", &[], pattern(count).as_bytes()).await.unwrap();
             assert_eq!(post.status, 418, "{count}");
             if post.headers.has_token("connection", "close") {
                 http = run.http().await;
@@ -332,11 +360,27 @@ fn paths_and_hosts_are_rewritten() {
             at(prefix("/api/v1"), "app", json!({ "prefix_rewrite": "/v1" })),
             at(prefix("/strip/"), "app", json!({ "prefix_rewrite": "/" })),
             at(json!({ "exact": "/exact" }), "app", json!({ "prefix_rewrite": "/replaced" })),
-            at(json!({ "path_separated_prefix": "/separated" }), "app", json!({ "prefix_rewrite": "/s" })),
-            at(prefix("/users/"), "app", json!({ "regex_rewrite": { "pattern": "^/users/([^/]+)/(.*)$", "substitution": "/\\2/of/\\1" } })),
-            at(prefix("/twice"), "app", json!({ "regex_rewrite": { "pattern": "a", "substitution": "b" } })),
+            at(
+                json!({ "path_separated_prefix": "/separated" }),
+                "app",
+                json!({ "prefix_rewrite": "/s" })
+            ),
+            at(
+                prefix("/users/"),
+                "app",
+                json!({ "regex_rewrite": { "pattern": "^/users/([^/]+)/(.*)$", "substitution": "/\\2/of/\\1" } })
+            ),
+            at(
+                prefix("/twice"),
+                "app",
+                json!({ "regex_rewrite": { "pattern": "a", "substitution": "b" } })
+            ),
             at(prefix("/host"), "app", json!({ "host_rewrite": "new.test" })),
-            at(prefix("/forwarded"), "app", json!({ "host_rewrite": "new.test", "append_x_forwarded_host": true })),
+            at(
+                prefix("/forwarded"),
+                "app",
+                json!({ "host_rewrite": "new.test", "append_x_forwarded_host": true })
+            ),
         ]);
         let (_stage, run) = stage_with(routes).await;
         let mut http = run.http().await;
@@ -360,7 +404,10 @@ fn paths_and_hosts_are_rewritten() {
         assert!(echoed(&echo, "x-forwarded-host").is_empty());
         assert!(echoed(&echo, "x-envoy-original-path").is_empty());
         let echo = ask(&mut http, "GET /forwarded", &[]).await.json();
-        assert_eq!((&echo["authority"], echoed(&echo, "x-forwarded-host")), (&json!("new.test"), vec!["app.test"]));
+        assert_eq!(
+            (&echo["authority"], echoed(&echo, "x-forwarded-host")),
+            (&json!("new.test"), vec!["app.test"])
+        );
         let h2 = run.h2c().await.get("/host").await.unwrap().json();
         assert_eq!(h2["authority"], "new.test");
     });
@@ -406,7 +453,11 @@ fn headers_are_changed_at_every_level() {
         let query = "h=x-level:backend&h=x-route:old&h=x-remove-host:1&h=x-remove-route:1&h=x-remove-cluster:1&h=x-stays:1";
         let response = http.request("GET", &format!("/echo?{query}"), &headers, b"").await.unwrap();
         let echo = response.json();
-        assert_eq!(echoed(&echo, "x-level"), ["client", "cluster", "route", "host"], "the most specific first");
+        assert_eq!(
+            echoed(&echo, "x-level"),
+            ["client", "cluster", "route", "host"],
+            "the most specific first"
+        );
         assert_eq!(response.headers.all("x-level"), ["backend", "cluster", "route", "host"]);
         for level in ["host", "route", "cluster"] {
             assert_eq!(echoed(&echo, &format!("x-{level}")), ["new"]);
@@ -449,7 +500,8 @@ fn header_values_are_formatted() {
         }]);
         let (_stage, run) = stage_with(routes).await;
         let mut http = run.http().await;
-        let headers = [("X-Source", "abcdef"), ("X-There", "old"), ("X-Over", "old"), ("X-Twice", "a")];
+        let headers =
+            [("X-Source", "abcdef"), ("X-There", "old"), ("X-Over", "old"), ("X-Twice", "a")];
         let response = http.request("GET", "/echo", &headers, b"").await.unwrap();
         let echo = response.json();
         let client = client_id();
@@ -501,7 +553,9 @@ fn the_timeout_starts_after_the_request() {
         let routes = json!([to("app", json!({ "timeout": "300ms" }))]);
         let (stage, run) = stage_with(routes).await;
         let mut http = run.http().await;
-        http.send("POST /echo HTTP/1.1\r\nHost: app.test\r\nContent-Length: 8\r\n\r\nbody").await.unwrap();
+        http.send("POST /echo HTTP/1.1\r\nHost: app.test\r\nContent-Length: 8\r\n\r\nbody")
+            .await
+            .unwrap();
         // Other requests time out meanwhile: far more than 300 ms pass.
         for _ in 0..2 {
             assert_eq!(ask(&mut run.http().await, "GET /hold?gate=never", &[]).await.status, 504);
@@ -528,8 +582,15 @@ fn every_try_has_its_timeout() {
 /// Routes by the header `x-on`, each with one retry condition and two retries.
 fn conditions() -> Value {
     let names = [
-        "5xx", "gateway-error", "reset", "reset-before-request", "connect-failure", "envoy-ratelimited",
-        "retriable-4xx", "refused-stream", "retriable-status-codes",
+        "5xx",
+        "gateway-error",
+        "reset",
+        "reset-before-request",
+        "connect-failure",
+        "envoy-ratelimited",
+        "retriable-4xx",
+        "refused-stream",
+        "retriable-status-codes",
     ];
     let mut routes: Vec<Value> = names
         .iter()
@@ -571,7 +632,11 @@ fn responses_are_retried_by_condition() {
             ("reset", "/reset-first?n=2".to_owned(), 200),
             ("reset", fails(503), 503),
             ("connect-failure", "/reset-first?n=2".to_owned(), 503),
-            ("envoy-ratelimited", "/fail-first?n=2&status=429&fh=x-envoy-ratelimited:true".to_owned(), 200),
+            (
+                "envoy-ratelimited",
+                "/fail-first?n=2&status=429&fh=x-envoy-ratelimited:true".to_owned(),
+                200,
+            ),
             ("envoy-ratelimited", fails(429), 429),
             ("5xx", "/fail-first?n=3&status=500".to_owned(), 500),
             ("nothing", fails(503), 503),
@@ -606,7 +671,9 @@ fn failures_to_connect_are_retried_by_condition() {
     drive(async {
         let (stage, run) = stage_with(conditions()).await;
         let mut id = 0;
-        for (on, wanted) in [("connect-failure", 200), ("5xx", 200), ("reset", 200), ("retriable-4xx", 503)] {
+        for (on, wanted) in
+            [("connect-failure", 200), ("5xx", 200), ("reset", 200), ("retriable-4xx", 503)]
+        {
             id += 1;
             stage.pod.refuse_next(503, 2);
             let headers = [("X-On", on), ("X-Test-Id", &id.to_string())];
@@ -621,7 +688,8 @@ fn failures_to_connect_are_retried_by_condition() {
             stage.pod.drop_connections();
             eventually("no connection is left", || stage.pod.open_connections() == 0).await;
             stage.pod.reject_streams(2);
-            let response = run.http().await.request("GET", "/", &[("X-On", on)], b"").await.unwrap();
+            let response =
+                run.http().await.request("GET", "/", &[("X-On", on)], b"").await.unwrap();
             // A refused stream was never begun: it may be tried again without being asked to.
             assert!(response.status == wanted || response.status == 200, "{on}: {response:?}");
             stage.pod.reject_streams(0);
@@ -634,7 +702,8 @@ fn dead_endpoints_are_passed_over() {
     drive(async {
         let stage = Stage::new().await;
         let dead = DeadPort::new();
-        let retry = json!({ "on": ["connect-failure"], "attempts": 2, "backoff": { "base": "1ms" } });
+        let retry =
+            json!({ "on": ["connect-failure"], "attempts": 2, "backoff": { "base": "1ms" } });
         let endpoints = vec![
             hbone_at(dead.addr, "10.1.0.9:8080", &app_id()),
             plain(dead.addr),
@@ -666,7 +735,11 @@ fn a_retry_avoids_the_previous_host() {
         for (broken, wanted) in [("x-fail-on", "app"), ("x-reset-on", "app")] {
             for round in 0..60 {
                 let response = ask(&mut http, "GET /echo", &[(broken, "other")]).await;
-                assert_eq!((response.status, response.backend()), (200, wanted), "{broken} round {round}");
+                assert_eq!(
+                    (response.status, response.backend()),
+                    (200, wanted),
+                    "{broken} round {round}"
+                );
             }
         }
         assert!(other.requests() > 0, "nothing was retried");
@@ -680,12 +753,14 @@ fn bodies_beyond_the_replay_bound_are_not_retried() {
         let mut http = run.http().await;
         let small = pattern(1_000_000);
         let headers = [("X-On", "5xx"), ("X-Test-Id", "small")];
-        let response = http.request("POST", "/fail-first?n=1", &headers, small.as_bytes()).await.unwrap();
+        let response =
+            http.request("POST", "/fail-first?n=1", &headers, small.as_bytes()).await.unwrap();
         assert_eq!(response.status, 200);
         assert_eq!(stage.app.last("/fail-first").body_len, 1_000_000);
         let large = pattern(3_000_000);
         let headers = [("X-On", "5xx"), ("X-Test-Id", "large")];
-        let response = http.request("POST", "/fail-first?n=1", &headers, large.as_bytes()).await.unwrap();
+        let response =
+            http.request("POST", "/fail-first?n=1", &headers, large.as_bytes()).await.unwrap();
         assert_eq!((response.status, count_of(&stage, "large")), (503, 1));
     });
 }
@@ -703,7 +778,11 @@ fn requests_are_mirrored_with_their_bodies() {
         let routes = json!([
             at(json!({ "prefix": "/never" }), "app", mirror(json!({ "percent": 0.0 }))),
             at(json!({ "prefix": "/suffix" }), "app", mirror(json!({ "shadow_suffix": true }))),
-            at(json!({ "prefix": "/nowhere" }), "app", json!({ "mirrors": [{ "cluster": "missing" }] })),
+            at(
+                json!({ "prefix": "/nowhere" }),
+                "app",
+                json!({ "mirrors": [{ "cluster": "missing" }] })
+            ),
             to("app", mirror(json!({}))),
         ]);
         let spec = stage
@@ -734,7 +813,8 @@ fn requests_are_mirrored_with_their_bodies() {
         assert_eq!(shadow.last("/h2").body, "h2 body");
         // What becomes of the copy is nobody's business.
         for path in ["/nowhere", "/echo"] {
-            let response = ask(&mut http, &format!("GET {path}"), &[("x-reset-on", "shadow")]).await;
+            let response =
+                ask(&mut http, &format!("GET {path}"), &[("x-reset-on", "shadow")]).await;
             assert_eq!((response.status, response.backend()), (200, "app"), "{path}");
         }
         for _ in 0..20 {
@@ -757,20 +837,16 @@ fn missing_and_empty_clusters_are_told_apart() {
         let mut leaving = stage.endpoint();
         leaving["health"] = json!("draining");
         leaving["address"] = json!("10.1.0.2:8080");
-        let spec = stage
-            .spec()
-            .cluster("empty", vec![])
-            .cluster("sick", vec![sick, leaving])
-            .http(
-                VIP,
-                json!([
-                    at(exact("/missing"), "missing", json!({})),
-                    at(exact("/missing500"), "missing", json!({ "cluster_not_found_status": 500 })),
-                    at(exact("/missing404"), "missing", json!({ "cluster_not_found_status": 404 })),
-                    at(exact("/empty"), "empty", json!({})),
-                    at(exact("/sick"), "sick", json!({})),
-                ]),
-            );
+        let spec = stage.spec().cluster("empty", vec![]).cluster("sick", vec![sick, leaving]).http(
+            VIP,
+            json!([
+                at(exact("/missing"), "missing", json!({})),
+                at(exact("/missing500"), "missing", json!({ "cluster_not_found_status": 500 })),
+                at(exact("/missing404"), "missing", json!({ "cluster_not_found_status": 404 })),
+                at(exact("/empty"), "empty", json!({})),
+                at(exact("/sick"), "sick", json!({})),
+            ]),
+        );
         let run = stage.run(&spec).await;
         let mut http = run.http().await;
         for (path, status, body) in [
@@ -799,7 +875,8 @@ async fn three(cluster: Value, fields: [Value; 3]) -> (Stage, Run, Vec<Endpoint>
         list.push(endpoint);
         kept.push(listener);
     }
-    let spec = MeshSpec::new().cluster_with("app", cluster, list).http(VIP, json!([to("app", json!({}))]));
+    let spec =
+        MeshSpec::new().cluster_with("app", cluster, list).http(VIP, json!([to("app", json!({}))]));
     let run = stage.run(&spec).await;
     (stage, run, kept)
 }
@@ -831,7 +908,10 @@ fn endpoints_share_by_policy_and_weight() {
             let weighted = [json!({ "weight": 6 }), json!({ "weight": 3 }), json!({ "weight": 1 })];
             let (_stage, run, _kept) = three(json!({ "lb": policy }), weighted).await;
             let shares = shares(&run, 500).await;
-            assert!(shares["one"] > shares["two"] && shares["two"] > shares["three"], "{policy}: {shares:?}");
+            assert!(
+                shares["one"] > shares["two"] && shares["two"] > shares["three"],
+                "{policy}: {shares:?}"
+            );
             assert!(shares["three"] > 10, "{policy}: {shares:?}");
         }
     });
@@ -843,7 +923,14 @@ fn health_and_priority_decide_who_is_used() {
         for (fields, wanted) in [
             ([json!({ "health": "unhealthy" }), json!({}), json!({ "health": "draining" })], "two"),
             ([json!({ "priority": 1 }), json!({ "priority": 1 }), json!({})], "three"),
-            ([json!({ "health": "unhealthy" }), json!({ "priority": 1 }), json!({ "priority": 2 })], "two"),
+            (
+                [
+                    json!({ "health": "unhealthy" }),
+                    json!({ "priority": 1 }),
+                    json!({ "priority": 2 }),
+                ],
+                "two",
+            ),
         ] {
             let (_stage, run, _kept) = three(json!({}), fields.clone()).await;
             let shares = shares(&run, 30).await;

@@ -30,7 +30,10 @@ fn http1_through_a_tunnel() {
         assert_eq!(json["body"], "body");
         assert_eq!(echoed(&json, "x-one"), ["1"]);
         let chunked = http.get("/chunked").await.unwrap();
-        assert_eq!((chunked.text().as_str(), chunked.trailers.get("x-trailer")), ("one two three", Some("end")));
+        assert_eq!(
+            (chunked.text().as_str(), chunked.trailers.get("x-trailer")),
+            ("one two three", Some("end"))
+        );
         assert_eq!(http.get("/status/418").await.unwrap().status, 418);
         assert!(http.get("/reset").await.is_err());
         let http = Http1::new(hbone.open("10.1.0.1:8080").await.unwrap());
@@ -109,7 +112,8 @@ fn an_endpoint_can_be_told_to_misbehave() {
         for _ in 0..3 {
             assert_eq!(http.get("/").await.unwrap().status, 200);
         }
-        eventually("the old connection takes no more", || hbone.is_closed() || app.requests() == 4).await;
+        eventually("the old connection takes no more", || hbone.is_closed() || app.requests() == 4)
+            .await;
         let other = HboneClient::connect(pod.addr, &client, &id).await.unwrap();
         pod.stop_listening().await;
         assert!(matches!(
@@ -130,13 +134,18 @@ fn bad_certificates_are_seen() {
         let pod = HboneBackend::start(&ca.workload("shop", "app"), &Backend::new("app")).await;
         let id = spiffe("shop", "app");
         let good = CertSpec::workload("web", "client");
-        for bad in [good.clone().expired(), good.clone().not_yet_valid(), good.clone().without_client_auth()] {
+        for bad in [
+            good.clone().expired(),
+            good.clone().not_yet_valid(),
+            good.clone().without_client_auth(),
+        ] {
             let failure = HboneClient::connect(pod.addr, &ca.issue(&bad), &id).await;
             assert!(matches!(failure, Err(ConnectFailure::Refused(_))), "{bad:?}");
         }
         let stranger = Ca::new().issue(&good).trusting(&ca);
         assert!(HboneClient::connect(pod.addr, &stranger, &id).await.is_err());
-        let wrong = HboneClient::connect(pod.addr, &ca.issue(&good), &spiffe("shop", "other")).await;
+        let wrong =
+            HboneClient::connect(pod.addr, &ca.issue(&good), &spiffe("shop", "other")).await;
         assert!(matches!(wrong, Err(ConnectFailure::Tls(_))));
     });
 }

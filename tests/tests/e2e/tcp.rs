@@ -251,10 +251,11 @@ fn a_client_that_does_not_read_stops_only_its_own_tunnel() {
 async fn auto(stage: &Stage, behaviour: Behaviour) -> (TcpApp, HboneBackend, MeshSpec) {
     let app = TcpApp::new(behaviour);
     let pod = stage.pod(&app).await;
-    let spec = stage
-        .spec()
-        .cluster("tcp", vec![hbone(&pod, "10.1.0.2:9000", &app_id())])
-        .auto(VIP, all_to("app"), "tcp");
+    let spec = stage.spec().cluster("tcp", vec![hbone(&pod, "10.1.0.2:9000", &app_id())]).auto(
+        VIP,
+        all_to("app"),
+        "tcp",
+    );
     (app, pod, spec)
 }
 
@@ -345,11 +346,16 @@ fn http_on_an_opaque_port_is_left_alone() {
         let stage = Stage::new().await;
         let app = Backend::new("opaque");
         let pod = stage.pod(&app).await;
-        let spec = MeshSpec::new().cluster("tcp", vec![hbone(&pod, "10.1.0.2:9000", &app_id())]).tcp(TCP_VIP, "tcp");
+        let spec = MeshSpec::new()
+            .cluster("tcp", vec![hbone(&pod, "10.1.0.2:9000", &app_id())])
+            .tcp(TCP_VIP, "tcp");
         let run = stage.run(&spec).await;
         let mut http = Http1::new(run.tunnel(TCP_VIP).await);
         let response = http.get("/x/../y").await.unwrap();
-        assert_eq!((response.json()["path"].as_str(), response.header("server")), (Some("/x/../y"), Some("backend")));
+        assert_eq!(
+            (response.json()["path"].as_str(), response.header("server")),
+            (Some("/x/../y"), Some("backend"))
+        );
         let h2c = H2c::connect(run.tunnel(TCP_VIP).await).await.unwrap();
         assert_eq!(h2c.get("/").await.unwrap().header("server"), Some("backend"));
     });

@@ -18,7 +18,8 @@ fn requests(samples: &[Sample], labels: &[(&str, &str)]) -> f64 {
 fn a_request_is_counted_with_both_ends() {
     drive(async {
         let stage = Stage::new().await;
-        let cluster = json!({ "service": "app.shop.svc.cluster.local", "service_namespace": "shop" });
+        let cluster =
+            json!({ "service": "app.shop.svc.cluster.local", "service_namespace": "shop" });
         let spec = MeshSpec::new()
             .cluster_with("app", cluster, vec![stage.endpoint()])
             .http(VIP, json!([at(json!({ "prefix": "/" }), "app", json!({}))]))
@@ -58,7 +59,10 @@ fn a_request_is_counted_with_both_ends() {
         for code in ["200", "404", "500"] {
             let mut labels = common.to_vec();
             labels.push(("response_code", code));
-            eventually(&format!("{code} is counted"), || requests(&run.waypoint.metrics(), &labels) == 1.0).await;
+            eventually(&format!("{code} is counted"), || {
+                requests(&run.waypoint.metrics(), &labels) == 1.0
+            })
+            .await;
         }
         let samples = run.waypoint.metrics();
         assert_eq!(sum(&samples, "istio_request_duration_milliseconds_count", &common), 3.0);
@@ -72,7 +76,8 @@ fn flags_say_why() {
         let stage = Stage::new().await;
         let dead = DeadPort::new();
         let exact = |path: &str| json!({ "exact": path });
-        let retry = json!({ "retry": { "on": ["5xx"], "attempts": 1, "backoff": { "base": "1ms" } } });
+        let retry =
+            json!({ "retry": { "on": ["5xx"], "attempts": 1, "backoff": { "base": "1ms" } } });
         let deny = rbac("DENY", json!([{ "path": { "exact": "/denied" } }]), json!(["any"]));
         let spec = stage
             .spec()
@@ -134,7 +139,11 @@ fn flags_say_why() {
 fn grpc_is_told_apart() {
     drive(async {
         let stage = Stage::new().await;
-        let run = stage.run(&stage.spec_h2().http(VIP, json!([at(json!({ "prefix": "/" }), "app", json!({}))]))).await;
+        let run = stage
+            .run(
+                &stage.spec_h2().http(VIP, json!([at(json!({ "prefix": "/" }), "app", json!({}))])),
+            )
+            .await;
         let h2c = run.h2c().await;
         h2c.unary("/test.Echo/Unary", &[], b"x").await.unwrap();
         h2c.unary("/test.Echo/Fail", &[("x-status", "5")], b"x").await.unwrap();
@@ -155,7 +164,9 @@ fn tcp_connections_are_counted() {
         let stage = Stage::new().await;
         let app = TcpApp::new(Behaviour::Count);
         let pod = stage.pod(&app).await;
-        let spec = MeshSpec::new().cluster("tcp", vec![hbone(&pod, "10.1.0.2:9000", &app_id())]).tcp(TCP_VIP, "tcp");
+        let spec = MeshSpec::new()
+            .cluster("tcp", vec![hbone(&pod, "10.1.0.2:9000", &app_id())])
+            .tcp(TCP_VIP, "tcp");
         let run = stage.run(&spec).await;
         let mut tunnel = run.tunnel(TCP_VIP).await;
         tunnel.write_all(&[0; 1234]).await.unwrap();
@@ -178,7 +189,9 @@ fn tcp_connections_are_counted() {
 fn what_is_open_is_counted() {
     drive(async {
         let stage = Stage::new().await;
-        let run = stage.run(&stage.spec().http(VIP, json!([at(json!({ "prefix": "/" }), "app", json!({}))]))).await;
+        let run = stage
+            .run(&stage.spec().http(VIP, json!([at(json!({ "prefix": "/" }), "app", json!({}))])))
+            .await;
         let counter = |name: &'static str| run.waypoint.counter(name, &[]);
         let mut http = run.http().await;
         http.send("GET /hold?gate=open HTTP/1.1\r\nHost: app.test\r\n\r\n").await.unwrap();

@@ -130,7 +130,10 @@ fn what_is_malformed_gets_400() {
             raw.open(1, authority).await.unwrap();
             let answer = within(authority, raw.answer(1)).await.unwrap();
             let refused = match answer.kind {
-                kind::HEADERS => matches!(answer.status(), Some(400)) || authority == "10.96.0.010:80" && answer.status() == Some(404),
+                kind::HEADERS => {
+                    matches!(answer.status(), Some(400))
+                        || authority == "10.96.0.010:80" && answer.status() == Some(404)
+                }
                 kind::RST_STREAM => h2_may_reset,
                 _ => false,
             };
@@ -153,7 +156,8 @@ fn other_methods_and_extended_connect_are_refused() {
         let mut raw = RawH2::connect(run.waypoint.addr, tls).await.unwrap();
         raw.preface(&[]).await.unwrap();
         for (stream, method) in [(1, "GET"), (3, "POST"), (5, "OPTIONS")] {
-            let fields = [(":method", method), (":scheme", "http"), (":path", "/"), (":authority", VIP)];
+            let fields =
+                [(":method", method), (":scheme", "http"), (":path", "/"), (":authority", VIP)];
             raw.headers(stream, &fields, true).await.unwrap();
             let answer = within(method, raw.answer(stream)).await.unwrap();
             assert_eq!(answer.kind, kind::HEADERS, "{method}: {answer:?}");
@@ -179,7 +183,11 @@ fn other_methods_and_extended_connect_are_refused() {
 fn a_refusal_by_policy_is_403() {
     drive(async {
         let stage = Stage::new().await;
-        let policy = rbac_policy("ALLOW", json!(["any"]), json!([{ "authenticated": { "exact": "spiffe://cluster.local/ns/web/sa/other" } }]));
+        let policy = rbac_policy(
+            "ALLOW",
+            json!(["any"]),
+            json!([{ "authenticated": { "exact": "spiffe://cluster.local/ns/web/sa/other" } }]),
+        );
         let spec = stage.spec().destination(json!({
             "name": "guarded", "addresses": ["10.96.0.10"], "port": 80,
             "connection": { "rbac": [policy] },
@@ -199,7 +207,8 @@ fn headers_of_connect_are_passed_on_to_the_endpoint() {
     drive(async {
         let stage = Stage::new().await;
         let run = stage.run(&stage.spec().http(VIP, all_to("app"))).await;
-        let baggage = "k8s.cluster.name=Kubernetes,k8s.namespace.name=web,k8s.deployment.name=client";
+        let baggage =
+            "k8s.cluster.name=Kubernetes,k8s.namespace.name=web,k8s.deployment.name=client";
         let traceparent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00";
         let headers = [
             ("baggage", baggage),
@@ -244,7 +253,9 @@ fn early_bytes_are_not_lost() {
         let mut raw = RawH2::connect(run.waypoint.addr, tls).await.unwrap();
         raw.preface(&[]).await.unwrap();
         raw.open(1, VIP).await.unwrap();
-        raw.frame(kind::DATA, 0, 1, b"GET /early-bytes HTTP/1.1\r\nHost: app.test\r\n\r\n").await.unwrap();
+        raw.frame(kind::DATA, 0, 1, b"GET /early-bytes HTTP/1.1\r\nHost: app.test\r\n\r\n")
+            .await
+            .unwrap();
         let data = within("an answer", raw.find(|frame| frame.kind == kind::DATA)).await.unwrap();
         assert!(data.payload.starts_with(b"HTTP/1.1 200"), "{data:?}");
         assert_eq!(stage.app.count("/early-bytes"), 1);
@@ -256,7 +267,12 @@ fn a_tunnel_outlives_the_tls_clients_small_windows() {
     drive(async {
         let stage = Stage::new().await;
         let run = stage.run(&stage.spec().http(VIP, all_to("app"))).await;
-        let options = ClientOptions { stream_window: 16 << 10, connection_window: 65_535, max_frame_size: 16 << 10, ..ClientOptions::default() };
+        let options = ClientOptions {
+            stream_window: 16 << 10,
+            connection_window: 65_535,
+            max_frame_size: 16 << 10,
+            ..ClientOptions::default()
+        };
         let tls = stage.client().hbone_client(&waypoint_id());
         let narrow = HboneClient::connect_with(run.waypoint.addr, tls, options).await.unwrap();
         let mut http = Http1::new(narrow.open(VIP).await.unwrap());
@@ -292,11 +308,15 @@ fn unacceptable_clients_are_refused_and_counted() {
             let before = refused(reason);
             let failure = within(reason, run.waypoint.try_connect(&cert)).await;
             assert!(failure.is_err(), "{reason}: accepted");
-            eventually(&format!("one more is counted for {reason}"), || refused(reason) == before + 1).await;
+            eventually(&format!("one more is counted for {reason}"), || {
+                refused(reason) == before + 1
+            })
+            .await;
         }
         let before = refused("no_certificate");
         let anonymous = stage.client().anonymous_client(&waypoint_id());
-        let failure = HboneClient::connect_with(run.waypoint.addr, anonymous, ClientOptions::default()).await;
+        let failure =
+            HboneClient::connect_with(run.waypoint.addr, anonymous, ClientOptions::default()).await;
         assert!(failure.is_err(), "no certificate: accepted");
         eventually("it is counted", || refused("no_certificate") == before + 1).await;
         assert_eq!(run.http().await.get("/").await.unwrap().status, 200);
@@ -314,7 +334,8 @@ fn tls_other_than_hbones_is_refused() {
             ("TLS 1.2", client.odd_client(&id, &["h2"], true)),
             ("ALPN http/1.1", client.odd_client(&id, &["http/1.1"], false)),
         ] {
-            let failure = HboneClient::connect_with(run.waypoint.addr, config, ClientOptions::default());
+            let failure =
+                HboneClient::connect_with(run.waypoint.addr, config, ClientOptions::default());
             assert!(within(what, failure).await.is_err(), "{what} is accepted");
         }
     });
@@ -349,7 +370,10 @@ fn a_tunnel_that_is_reset_by_the_client_is_forgotten() {
         let stage = Stage::new().await;
         let app = TcpApp::new(Behaviour::Echo);
         let pod = stage.pod(&app).await;
-        let spec = stage.spec().cluster("tcp", vec![hbone(&pod, "10.1.0.2:9000", &app_id())]).tcp(TCP_VIP, "tcp");
+        let spec = stage
+            .spec()
+            .cluster("tcp", vec![hbone(&pod, "10.1.0.2:9000", &app_id())])
+            .tcp(TCP_VIP, "tcp");
         let run = stage.run(&spec).await;
         let mut tunnel = run.tunnel(TCP_VIP).await;
         tunnel.write_all(b"hello").await.unwrap();

@@ -11,7 +11,9 @@ use cairn_test_support::wait::{drive, eventually, within};
 use serde_json::{Value, json};
 
 async fn run_with(stage: &Stage, cluster: Value, endpoints: Vec<Value>) -> Run {
-    stage.run(&MeshSpec::new().cluster_with("app", cluster, endpoints).http(VIP, all_to("app"))).await
+    stage
+        .run(&MeshSpec::new().cluster_with("app", cluster, endpoints).http(VIP, all_to("app")))
+        .await
 }
 
 #[test]
@@ -39,7 +41,10 @@ fn any_other_identity_is_refused_and_counted() {
             ("unexpected_identity", ca.workload("shop", "other")),
             ("unexpected_identity", ca.workload("other", "app")),
             ("unexpected_identity", ca.workload("shop", "app2")),
-            ("unexpected_identity", ca.issue(&CertSpec::uri("spiffe://other.domain/ns/shop/sa/app"))),
+            (
+                "unexpected_identity",
+                ca.issue(&CertSpec::uri("spiffe://other.domain/ns/shop/sa/app")),
+            ),
             ("expired", ca.issue(&spec.clone().expired())),
             ("not_yet_valid", ca.issue(&spec.clone().not_yet_valid())),
             ("wrong_purpose", ca.issue(&spec.clone().without_server_auth())),
@@ -51,9 +56,14 @@ fn any_other_identity_is_refused_and_counted() {
             let run = run_with(&stage, json!({}), vec![hbone(&pod, POD, &app_id())]).await;
             let response = within(reason, run.http().await.get("/")).await.unwrap();
             assert_eq!(response.status, 503, "{reason}: {response:?}");
-            assert!(response.text().starts_with("upstream connect error"), "{reason}: {response:?}");
+            assert!(
+                response.text().starts_with("upstream connect error"),
+                "{reason}: {response:?}"
+            );
             assert_eq!((app.requests(), pod.connects().len()), (0, 0), "{reason}");
-            let counted = || run.waypoint.counter("cairn_upstream_dial_failures_total", &[("reason", reason)]);
+            let counted = || {
+                run.waypoint.counter("cairn_upstream_dial_failures_total", &[("reason", reason)])
+            };
             eventually(&format!("{reason} is counted"), || counted() > 0).await;
         }
     });
@@ -78,11 +88,15 @@ fn endpoints_may_be_plain() {
         let app = Backend::new("plain");
         let endpoint = Endpoint::plain(&app).await;
         for (protocol, version) in [("http1", "HTTP/1.1"), ("http2", "HTTP/2.0")] {
-            let run = run_with(&stage, json!({ "protocol": protocol }), vec![plain(endpoint.addr)]).await;
+            let run =
+                run_with(&stage, json!({ "protocol": protocol }), vec![plain(endpoint.addr)]).await;
             let mut http = run.http().await;
             for _ in 0..3 {
                 let response = http.get("/").await.unwrap();
-                assert_eq!((response.backend(), &response.json()["version"]), ("plain", &json!(version)));
+                assert_eq!(
+                    (response.backend(), &response.json()["version"]),
+                    ("plain", &json!(version))
+                );
             }
         }
         assert_eq!(endpoint.connections(), 2, "one for each waypoint");
@@ -93,7 +107,8 @@ fn endpoints_may_be_plain() {
 fn the_protocol_may_be_the_clients() {
     drive(async {
         let stage = Stage::new().await;
-        let run = run_with(&stage, json!({ "protocol": "downstream" }), vec![stage.endpoint()]).await;
+        let run =
+            run_with(&stage, json!({ "protocol": "downstream" }), vec![stage.endpoint()]).await;
         assert_eq!(run.http().await.get("/").await.unwrap().json()["version"], "HTTP/1.1");
         assert_eq!(run.h2c().await.get("/").await.unwrap().json()["version"], "HTTP/2.0");
         assert_eq!(run.http().await.get("/").await.unwrap().json()["version"], "HTTP/1.1");
@@ -151,7 +166,10 @@ fn tls_is_verified_by_name_and_root() {
             assert_eq!(site.app.requests() - before, u64::from(accepted), "{what}");
         }
         let seen = &site.endpoint.tls_seen()[0];
-        assert_eq!((seen.sni.as_deref(), seen.alpn.as_deref()), (Some("app.example"), Some("http/1.1")));
+        assert_eq!(
+            (seen.sni.as_deref(), seen.alpn.as_deref()),
+            (Some("app.example"), Some("http/1.1"))
+        );
         assert!(seen.client.is_empty());
     });
 }
@@ -195,7 +213,8 @@ fn tls_may_be_inside_the_tunnel() {
         let site = TlsSite::start(&["http/1.1"], false).await;
         let config = site.ca.issue(&CertSpec::dns("app.example")).server(&["http/1.1"], false);
         let pod = stage.pod(App::Tls(site.app.clone(), config)).await;
-        let run = run_with(&stage, site.settings(json!({})), vec![hbone(&pod, POD, &app_id())]).await;
+        let run =
+            run_with(&stage, site.settings(json!({})), vec![hbone(&pod, POD, &app_id())]).await;
         let mut http = run.http().await;
         for _ in 0..3 {
             let response = http.get("/").await.unwrap();

@@ -59,7 +59,9 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
         }
         body(&mut wire, &mut seen).await?;
         backend.record(&seen);
-        let reply = backend.reply(&seen, async { while !matches!(wire.fill().await, Ok(0) | Err(_)) {} }).await;
+        let reply = backend
+            .reply(&seen, async { while !matches!(wire.fill().await, Ok(0) | Err(_)) {} })
+            .await;
         if !write(backend, &mut wire, &seen, reply).await? {
             return wire.io().shutdown().await;
         }

@@ -99,7 +99,8 @@ async fn answer(
         trailers: Fields::default(),
         connection,
     };
-    let grpc = seen.headers.get("content-type").is_some_and(|kind| kind.starts_with("application/grpc"));
+    let grpc =
+        seen.headers.get("content-type").is_some_and(|kind| kind.starts_with("application/grpc"));
     if grpc && seen.path() == "/test.Echo/Bidi" {
         backend.record(&seen);
         return bidi(backend, &seen, recv, respond).await;
@@ -137,7 +138,8 @@ async fn answer(
             for (name, value) in headers {
                 response = response.header(name, value);
             }
-            let bodiless = seen.method == "HEAD" || status == 204 || status == 304 || body.is_empty();
+            let bodiless =
+                seen.method == "HEAD" || status == 204 || status == 304 || body.is_empty();
             let response = response.body(()).unwrap();
             let mut send = respond.send_response(response, bodiless)?;
             if bodiless {
@@ -167,7 +169,8 @@ async fn answer(
             }
         }
         Reply::Gated { gate } => {
-            let response = Response::builder().header("x-backend", backend.name()).body(()).unwrap();
+            let response =
+                Response::builder().header("x-backend", backend.name()).body(()).unwrap();
             let mut send = respond.send_response(response, false)?;
             send.send_data(Bytes::from_static(b"first "), false)?;
             let gone = async {
@@ -235,8 +238,9 @@ async fn unary(
     };
     let fails = match seen.path() {
         "/test.Echo/Fail" => Some(number("x-status", 5)),
-        "/test.Echo/FailFirst" => (backend.attempt(seen) <= number("x-fail-first", 1))
-            .then(|| number("x-status", 14)),
+        "/test.Echo/FailFirst" => {
+            (backend.attempt(seen) <= number("x-fail-first", 1)).then(|| number("x-status", 14))
+        }
         _ => None,
     };
     if let Some(status) = fails {

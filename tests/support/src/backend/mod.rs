@@ -117,12 +117,24 @@ impl Recorded {
 
 /// What is answered.
 enum Reply {
-    Full { status: u16, headers: Vec<(String, String)>, body: Bytes, framing: Framing },
+    Full {
+        status: u16,
+        headers: Vec<(String, String)>,
+        body: Bytes,
+        framing: Framing,
+    },
     /// So many bytes of [`pattern`], made as they are sent.
-    Bytes { headers: Vec<(String, String)>, count: usize },
-    Gated { gate: String },
+    Bytes {
+        headers: Vec<(String, String)>,
+        count: usize,
+    },
+    Gated {
+        gate: String,
+    },
     Abort,
-    Cut { gate: String },
+    Cut {
+        gate: String,
+    },
     Raw(Vec<u8>),
 }
 
@@ -283,8 +295,11 @@ impl Backend {
             headers.push((name.to_owned(), value.replace('+', " ")));
         }
         let common = headers.clone();
-        let full = |status: u16, body: String, framing| {
-            Reply::Full { status, headers: common.clone(), body: Bytes::from(body), framing }
+        let full = |status: u16, body: String, framing| Reply::Full {
+            status,
+            headers: common.clone(),
+            body: Bytes::from(body),
+            framing,
         };
         if seen.headers.get("x-reset-on") == Some(self.name()) {
             return Reply::Abort;
@@ -325,7 +340,9 @@ impl Backend {
             "/chunked" => full(200, "one two three".to_owned(), Framing::Chunked),
             "/close-delimited" => full(200, "until the end".to_owned(), Framing::UntilClose),
             "/close" => full(200, "goodbye".to_owned(), Framing::LengthThenClose),
-            "/bytes" => Reply::Bytes { headers: common.clone(), count: seen.number("n", 0) as usize },
+            "/bytes" => {
+                Reply::Bytes { headers: common.clone(), count: seen.number("n", 0) as usize }
+            }
             "/sink" => full(200, seen.body_len.to_string(), Framing::Length),
             "/raw" => {
                 let hex = seen.query("hex").pop().unwrap_or_default();
@@ -343,8 +360,17 @@ impl Backend {
     }
 
     fn echo(&self, seen: &Recorded) -> String {
-        let Recorded { method, target, authority, version, headers, body, body_len, trailers, connection } =
-            seen;
+        let Recorded {
+            method,
+            target,
+            authority,
+            version,
+            headers,
+            body,
+            body_len,
+            trailers,
+            connection,
+        } = seen;
         json!({
             "backend": self.inner.name,
             "method": method,
