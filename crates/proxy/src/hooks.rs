@@ -39,6 +39,9 @@ use std::time::{Duration, Instant};
 const SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");
 const EXPECTED_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
 
+/// Bytes of a body that are kept, without a retry policy, for an HTTP/2 endpoint whose GOAWAY leaves the request out.
+const UNPROCESSED_REPLAY: usize = 64 * 1024;
+
 /// The hooks. They hold nothing: what they need comes with the session.
 pub(crate) struct Hooks;
 
@@ -259,6 +262,9 @@ fn begin_try(
         ClusterProtocol::Http2 => true,
         ClusterProtocol::Downstream => version == Version::HTTP_2,
     };
+    if http2 && retry.is_none() {
+        inbound.keep_for_replay(UNPROCESSED_REPLAY);
+    }
     let now = Instant::now();
     let per_try =
         retry.and_then(|retry| retry.per_try_timeout).map(|timeout| (now + timeout).into());
