@@ -176,16 +176,16 @@ impl Terminator {
 
         // Boxed: it is much larger than what comes after it, and short-lived.
         let socket = Socket::new(tcp);
-        let (mut http2, peer, wire) = match Box::pin(self.handshake(socket.clone(), peer_addr)).await
-        {
-            Ok(handshaken) => handshaken,
-            Err(error) => {
-                if let Some(failure) = error.handshake_failure() {
-                    counters.handshake_failed(&failure);
+        let (mut http2, peer, wire) =
+            match Box::pin(self.handshake(socket.clone(), peer_addr)).await {
+                Ok(handshaken) => handshaken,
+                Err(error) => {
+                    if let Some(failure) = error.handshake_failure() {
+                        counters.handshake_failed(&failure);
+                    }
+                    return Err(error);
                 }
-                return Err(error);
-            }
-        };
+            };
         increase(&counters.handshakes);
 
         let mut silence = pin!(keepalive::unanswered(

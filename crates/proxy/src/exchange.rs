@@ -1,7 +1,7 @@
 //! What is known of one request while it is handled: the context of Pingora's hooks.
 
 use crate::counters::{Counters, Raised};
-use crate::downstream::Inbound;
+use crate::inbound::Inbound;
 use crate::mirror::Mirror;
 use crate::reply::LocalReply;
 use crate::upstream::Attempt;
@@ -116,7 +116,7 @@ impl Exchange {
             start_time: Some(self.start_time),
             duration: Some(self.started.elapsed()),
             downstream_remote: link.map(|link| link.peer.addr),
-            downstream_local: link.and_then(|link| crate::tunnel::address(&link.target)),
+            downstream_local: link.and_then(|link| crate::resolve::address(&link.target)),
             peer_uri_san: link.map(|link| link.peer.id.as_str()),
             local_uri_san: link.map(|link| link.peer.local_id.as_str()),
             upstream_host: attempt.map(|attempt| attempt.endpoint.address),

@@ -61,9 +61,17 @@ pub enum FramingError {
 enum State {
     Sized(u64),
     UntilClose,
-    Size { value: u64, digits: u8 },
-    Extension { size: u64, length: usize },
-    SizeLf { size: u64 },
+    Size {
+        value: u64,
+        digits: u8,
+    },
+    Extension {
+        size: u64,
+        length: usize,
+    },
+    SizeLf {
+        size: u64,
+    },
     Data(u64),
     DataCr,
     DataLf,

@@ -3,7 +3,7 @@
 //! A copy is sent when the original has been read to its end, so it never slows it
 //! down; a body over the replay bound is not copied.
 
-use crate::downstream::Inbound;
+use crate::inbound::Inbound;
 use crate::upstream::{Attempt, Upstream};
 use bytes::{Bytes, BytesMut};
 use cairn_router::action::Forward;

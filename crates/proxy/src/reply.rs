@@ -1,9 +1,9 @@
 //! Replies that we make ourselves, as Envoy makes them.
 
 use crate::date;
-use crate::downstream::Link;
 use crate::grpc;
 use crate::head::HeadError;
+use crate::link::Link;
 use bytes::{BufMut, Bytes, BytesMut};
 use cairn_telemetry::{RequestEvent, ResponseFlags, SecurityPolicy, Timings};
 use http::{HeaderName, HeaderValue, Method, StatusCode, header};

@@ -5,6 +5,7 @@ use cairn_router::destination::{Destination, TargetRef};
 use cairn_router::model::Mesh;
 use cairn_router::rbac::CompiledRbac;
 use cairn_router::request::ConnectionView;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 /// A destination, and the snapshot that it belongs to.
@@ -39,4 +40,12 @@ pub(crate) fn allowed(
         .iter()
         .find_map(|policy| policy.check_connection(connection).details())
         .map_or(Ok(()), Err)
+}
+
+/// The address that a target is, if it is one.
+pub(crate) fn address(target: &Target) -> Option<SocketAddr> {
+    match target {
+        Target::Addr(addr) => Some(*addr),
+        Target::Host { .. } => None,
+    }
 }

@@ -114,7 +114,9 @@ pub(crate) fn after_failure(session: &Session, ctx: &mut Exchange) -> bool {
     }
     let verdict = decide(session, ctx, |policy| match &failure {
         Failure::Connect(_) | Failure::ConnectTimeout => policy.on_connect_failure(),
-        Failure::Reset { .. } | Failure::Unprocessed | Failure::PerTryTimeout => policy.on_reset(false),
+        Failure::Reset { .. } | Failure::Unprocessed | Failure::PerTryTimeout => {
+            policy.on_reset(false)
+        }
         Failure::RefusedStream => policy.on_refused_stream(),
         Failure::Protocol(_) => policy.on_reset(false),
         Failure::Truncated | Failure::Timeout | Failure::Idle => false,

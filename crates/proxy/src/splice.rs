@@ -1,8 +1,9 @@
 //! Opaque bytes: policies, then an endpoint, then chunks moved both ways without a copy.
 
-use crate::downstream::{Inbound, Link};
+use crate::inbound::Inbound;
 use crate::instance::{destination_labels, service_labels};
 use crate::io::{ByteReader, ByteWriter, from_tunnel};
+use crate::link::Link;
 use crate::resolve::{self, Resolved};
 use crate::upstream::{Attempt, Destination, dial};
 use bytes::Bytes;

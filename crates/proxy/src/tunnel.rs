@@ -2,12 +2,13 @@
 
 use crate::counters::Raised;
 use crate::detect::{self, Protocol, Question};
-use crate::downstream::{self, Link, LinkParts};
+use crate::downstream;
 use crate::engine::Engine;
 use crate::instance::MeshInstance;
+use crate::link::{Link, LinkParts};
 use crate::resolve::{self, Resolved};
 use crate::splice;
-use cairn_hbone::{Connect, DrainWatch, Target, Tunnel};
+use cairn_hbone::{Connect, DrainWatch, Tunnel};
 use cairn_router::request::ConnectionView;
 use http::StatusCode;
 use std::sync::Arc;
@@ -92,7 +93,7 @@ fn authorize(resolved: &Resolved, connect: &Connect) -> Result<(), String> {
     let connection = ConnectionView {
         peer_id: Some(connect.peer.id.as_str()),
         source: connect.peer.addr,
-        destination: address(&connect.target),
+        destination: resolve::address(&connect.target),
         port: connect.target.port(),
     };
     let destination = &resolved.destination;
@@ -100,14 +101,6 @@ fn authorize(resolved: &Resolved, connect: &Connect) -> Result<(), String> {
     match (&destination.http, &destination.tcp) {
         (None, Some(tcp)) => resolve::allowed(&tcp.rbac, &connection),
         _ => Ok(()),
-    }
-}
-
-/// The address that a target is, if it is one.
-pub(crate) fn address(target: &Target) -> Option<std::net::SocketAddr> {
-    match target {
-        Target::Addr(addr) => Some(*addr),
-        Target::Host { .. } => None,
     }
 }
 

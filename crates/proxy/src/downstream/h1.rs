@@ -4,10 +4,11 @@
 //! read beyond the last request: a parked tunnel costs a few KiB.
 
 use super::session::{Codec, RequestSession, Shared, read_failed, write_failed};
-use super::{Inbound, Link};
 use crate::engine::Engine;
 use crate::framing::{BodyDecoder, BodyEncoder, BodyLength, Decoded, FramingError, put_header};
 use crate::head::{self, HeadBuffer, HeadError, HeadLimits, RequestHead};
+use crate::inbound::Inbound;
+use crate::link::Link;
 use crate::reply;
 use bytes::{BufMut, Bytes, BytesMut};
 use cairn_hbone::{TunnelReader, TunnelStream, TunnelWriter};

@@ -1,9 +1,10 @@
 //! HTTP/2 with prior knowledge inside a tunnel: many requests at once, gRPC among them.
 
 use super::session::{Codec, RequestSession, Shared, read_failed, write_failed};
-use super::{Inbound, Link};
 use crate::engine::Engine;
+use crate::inbound::Inbound;
 use crate::io::Rewind;
+use crate::link::Link;
 use crate::reply;
 use bytes::Bytes;
 use cairn_hbone::TunnelStream;

@@ -3,7 +3,8 @@
 //! [`Codec`] is what HTTP/1.1 and HTTP/2 do differently; what Pingora asks of a session
 //! beyond that is answered here once.
 
-use super::{Inbound, Replay, answered_early, digest_for, pingora_addr};
+use super::{Replay, answered_early, pingora_addr};
+use crate::inbound::{Inbound, digest_for};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::Stream;

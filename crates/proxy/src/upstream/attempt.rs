@@ -1,6 +1,6 @@
 //! One try of a request at one endpoint, and how it went wrong.
 
-use crate::downstream::Inbound;
+use crate::inbound::Inbound;
 use cairn_router::cluster::Cluster;
 use cairn_router::endpoint::Endpoint;
 use std::future::poll_fn;

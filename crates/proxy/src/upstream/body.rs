@@ -1,6 +1,6 @@
-//! Pingora's body writer: hands the body to the request's [`super::Outgoing`] and never waits.
+//! Pingora's body writer: hands the body to the request's [`crate::outgoing::Outgoing`] and never waits.
 
-use crate::downstream::Inbound;
+use crate::inbound::Inbound;
 use async_trait::async_trait;
 use bytes::Bytes;
 use pingora_core::protocols::http::custom::BodyWrite;
@@ -49,6 +49,6 @@ impl BodyWrite for BodyWriter {
     }
 
     fn upgrade_body_writer(&mut self) {
-        self.inbound.with_outgoing(super::Outgoing::upgrade);
+        self.inbound.with_outgoing(crate::outgoing::Outgoing::upgrade);
     }
 }

@@ -2,11 +2,11 @@
 
 use super::attempt::{Attempt, Failure};
 use super::dial::{Destination, dial, pool_of};
-use super::outgoing::{Outgoing, Sink};
 use super::pool::{EndpointPool, H1Connection};
 use crate::framing::{BodyDecoder, BodyEncoder, BodyLength, Decoded, put_header};
 use crate::head::{self, HeadBuffer, HeadLimits};
 use crate::io::ByteReader;
+use crate::outgoing::{Outgoing, Sink};
 use bytes::{BufMut, Bytes, BytesMut};
 use http::{HeaderMap, Method, StatusCode, Version, header};
 use pingora_http::{RequestHeader, ResponseHeader};

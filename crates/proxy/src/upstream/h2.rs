@@ -2,9 +2,9 @@
 
 use super::attempt::{Attempt, Failure};
 use super::dial::{Destination, Dialled, dial, pool_of};
-use super::outgoing::{Outgoing, Sink};
 use super::pool::{EndpointPool, H2Lease, H2Limits};
 use crate::io::Duplex;
+use crate::outgoing::{Outgoing, Sink};
 use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
 use h2::{Reason, RecvStream};

@@ -8,13 +8,11 @@ mod body;
 mod dial;
 mod h1;
 mod h2;
-mod outgoing;
 mod pool;
 mod tls;
 
 pub(crate) use attempt::{Attempt, Failure};
 pub(crate) use dial::{Destination, dial};
-pub(crate) use outgoing::Outgoing;
 pub(crate) use pool::EndpointPool;
 pub(crate) use tls::ClusterTls;
 

@@ -83,7 +83,9 @@ impl TryFrom<String> for CidrRange {
         text.parse::<ipnet::IpNet>()
             .or_else(|_| text.parse::<std::net::IpAddr>().map(ipnet::IpNet::from))
             .map(|net| CidrRange(net.trunc()))
-            .map_err(|_| format!("`{text}` is neither an IP address nor a network such as 10.0.0.0/8"))
+            .map_err(|_| {
+                format!("`{text}` is neither an IP address nor a network such as 10.0.0.0/8")
+            })
     }
 }
 

@@ -12,16 +12,17 @@ mod rbac;
 mod route;
 
 pub use cluster::{
-    Cluster, ClusterProtocol, Endpoint, EndpointSet, EndpointTransport, Health, LbPolicy,
-    Locality, UpstreamTls, Workload,
+    Cluster, ClusterProtocol, Endpoint, EndpointSet, EndpointTransport, Health, LbPolicy, Locality,
+    UpstreamTls, Workload,
 };
-pub use destination::{ConnectionPolicy, Destination, HttpChain, HttpFilter, TcpChain, WeightedTcp};
+pub use destination::{
+    ConnectionPolicy, Destination, HttpChain, HttpFilter, TcpChain, WeightedTcp,
+};
 pub use matching::{CidrRange, HeaderMatch, QueryMatch, StringMatch, ValueMatch};
 pub use rbac::{Action, Permission, Policy, Principal, Rbac};
 pub use route::{
     DirectResponse, Forward, HeaderAppend, HeaderOps, HeaderValue, Mirror, PathMatch, Redirect,
-    RegexRewrite, Retry, RetryBackoff, Route, RouteMatch, RouteTable, VirtualHost,
-    WeightedCluster,
+    RegexRewrite, Retry, RetryBackoff, Route, RouteMatch, RouteTable, VirtualHost, WeightedCluster,
 };
 
 use serde::{Deserialize, Serialize};
@@ -51,7 +52,8 @@ pub mod duration {
 
     /// Parses `1m30s`, `250ms`, `0s`. A bare `0` is zero; other bare numbers are errors.
     pub fn parse(text: &str) -> Result<Duration, String> {
-        let wrong = || format!("`{text}` is no duration; write for example `250ms`, `5s` or `1m30s`");
+        let wrong =
+            || format!("`{text}` is no duration; write for example `250ms`, `5s` or `1m30s`");
         let mut rest = text.trim();
         if rest == "0" {
             return Ok(Duration::ZERO);
@@ -61,13 +63,11 @@ pub mod duration {
         }
         let mut total = Duration::ZERO;
         while !rest.is_empty() {
-            let digits = rest
-                .find(|c: char| !(c.is_ascii_digit() || c == '.'))
-                .ok_or_else(wrong)?;
+            let digits =
+                rest.find(|c: char| !(c.is_ascii_digit() || c == '.')).ok_or_else(wrong)?;
             let (number, tail) = rest.split_at(digits);
-            let unit_len = tail
-                .find(|c: char| c.is_ascii_digit() || c == '.')
-                .unwrap_or(tail.len());
+            let unit_len =
+                tail.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(tail.len());
             let (unit, tail) = tail.split_at(unit_len);
             let value: f64 = number.parse().map_err(|_| wrong())?;
             let scale = match unit {

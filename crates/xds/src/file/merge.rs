@@ -3,7 +3,9 @@
 //! Files may contribute to the same mesh. Its lists are concatenated in the order of the files;
 //! everything else of a mesh, and of the process, stands in one file only.
 
-use super::config::{AdminConfig, Config, DrainConfig, IdentityConfig, Limits, MeshConfig, Placement};
+use super::config::{
+    AdminConfig, Config, DrainConfig, IdentityConfig, Limits, MeshConfig, Placement,
+};
 use super::document::{Document, MeshPart};
 use super::error::Problem;
 use super::tree::split_index;

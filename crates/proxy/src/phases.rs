@@ -1,0 +1,300 @@
+//! The phases of a request as plain functions: each takes what it needs and answers with a value, or with
+//! the reply that ends the request.
+
+use crate::counters::Raised;
+use crate::date;
+use crate::exchange::{Exchange, Routed};
+use crate::grpc;
+use crate::headers;
+use crate::inbound::Inbound;
+use crate::reply::LocalReply;
+use crate::sink::{RequestHeaders, ResponseHeaders, Seen};
+use crate::upstream::Attempt;
+use cairn_router::action::Forward;
+use cairn_router::destination::{HttpChain, HttpFilter};
+use cairn_router::path;
+use cairn_router::request::RequestView;
+use cairn_router::route::RouteAction;
+use cairn_router::spec::ClusterProtocol;
+use cairn_telemetry::ResponseFlags;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, Version, header};
+use pingora_error::Result;
+use pingora_http::{RequestHeader, ResponseHeader};
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+const SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");
+
+/// Bytes of a body that are kept, without a retry policy, for an HTTP/2 endpoint whose GOAWAY leaves the request out.
+const UNPROCESSED_REPLAY: usize = 64 * 1024;
+
+/// The head as policies and routes see it.
+pub(crate) fn view<'a>(request: &'a RequestHeader) -> RequestView<'a> {
+    let text = |value: Option<&'a HeaderValue>| value.and_then(|value| value.to_str().ok());
+    RequestView {
+        method: &request.method,
+        authority: text(request.headers.get(header::HOST)).unwrap_or_default(),
+        path: request.uri.path(),
+        query: request.uri.query(),
+        scheme: text(request.headers.get(headers::FORWARDED_PROTO)).unwrap_or("http"),
+        headers: &request.headers,
+    }
+}
+
+/// Brings the path into the one form that everything after this sees.
+pub(crate) fn normalise(request: &mut RequestHeader, chain: &HttpChain) -> Result<(), LocalReply> {
+    let bad = || {
+        LocalReply::new(
+            StatusCode::BAD_REQUEST,
+            "",
+            ResponseFlags::NONE,
+            "path_normalization_failed",
+        )
+    };
+    let raw = request.uri.path();
+    let normal = if chain.normalize_path {
+        path::normalize(raw, chain.merge_slashes).map_err(|_| bad())?
+    } else if chain.merge_slashes {
+        path::merge_slashes(raw)
+    } else {
+        Cow::Borrowed(raw)
+    };
+    if normal == raw {
+        return Ok(());
+    }
+    let target = match request.uri.query() {
+        Some(query) => format!("{normal}?{query}"),
+        None => normal.into_owned(),
+    };
+    let uri = Uri::try_from(target).map_err(|_| bad())?;
+    request.set_uri(uri);
+    Ok(())
+}
+
+/// Policies in order; the first refusal ends the request.
+pub(crate) fn authorize(
+    inbound: &Inbound,
+    chain: &HttpChain,
+    request: &RequestHeader,
+) -> Result<(), LocalReply> {
+    let connection = inbound.link.connection();
+    let request = view(request);
+    for filter in &chain.filters {
+        match filter {
+            HttpFilter::Rbac(rbac) => {
+                let verdict = rbac.check_request(&connection, &request);
+                if verdict.is_denied() {
+                    return Err(LocalReply::new(
+                        StatusCode::FORBIDDEN,
+                        "RBAC: access denied",
+                        ResponseFlags::NONE,
+                        verdict.details().unwrap_or_default(),
+                    ));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether there is room for one more request.
+pub(crate) fn admit(ctx: &mut Exchange, inbound: &Inbound) -> Result<(), LocalReply> {
+    let instance = &inbound.link.instance;
+    let counters = instance.counters();
+    counters.requests.add_one();
+    if counters.requests_in_flight.get() >= instance.limits().max_requests_in_flight {
+        let mut reply = LocalReply::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "overflow",
+            ResponseFlags::UPSTREAM_OVERFLOW,
+            "overload_manager_max_requests",
+        );
+        reply.headers.push((
+            HeaderName::from_static("x-envoy-overloaded"),
+            HeaderValue::from_static("true"),
+        ));
+        return Err(reply);
+    }
+    ctx.in_flight =
+        Some(Raised::new(Arc::clone(counters), |counters| &counters.requests_in_flight));
+    Ok(())
+}
+
+/// The first route that matches.
+pub(crate) fn route(chain: &HttpChain, request: &RequestHeader) -> Result<Routed, LocalReply> {
+    let Some(found) = chain.routes.find(&view(request)) else {
+        return Err(LocalReply::new(
+            StatusCode::NOT_FOUND,
+            "",
+            ResponseFlags::NO_ROUTE_FOUND,
+            "route_not_found",
+        ));
+    };
+    Ok(Routed {
+        route: Arc::clone(found.route),
+        forward: match &found.route.action {
+            RouteAction::Forward(forward) => Some(Arc::clone(forward)),
+            _ => None,
+        },
+        draw: rand::random(),
+        cluster: None,
+    })
+}
+
+/// Redirects and fixed responses. `None`: the request is forwarded.
+pub(crate) fn local_answer(routed: &Routed, request: &RequestHeader) -> Option<LocalReply> {
+    match &routed.route.action {
+        RouteAction::Forward(_) => None,
+        RouteAction::Redirect(redirect) => {
+            let location = redirect.location(&routed.route, &view(request));
+            let mut reply =
+                LocalReply::new(redirect.status, "", ResponseFlags::NONE, "direct_response");
+            if let Ok(location) = HeaderValue::from_str(&location) {
+                reply.headers.push((header::LOCATION, location));
+            }
+            Some(reply)
+        }
+        RouteAction::DirectResponse(direct) => Some(LocalReply::new(
+            direct.status,
+            String::from_utf8_lossy(&direct.body).into_owned(),
+            ResponseFlags::NONE,
+            "direct_response",
+        )),
+    }
+}
+
+/// The route's timeout, or the client's gRPC deadline where the route honours it.
+pub(crate) fn timeout_of(forward: &Forward, grpc: bool, headers: &HeaderMap) -> Option<Duration> {
+    if grpc { forward.grpc_timeout(grpc::timeout_in(headers)) } else { forward.timeout }
+}
+
+/// Draws the cluster, once per request.
+pub(crate) fn choose_cluster(ctx: &mut Exchange, inbound: &Inbound) -> Result<(), LocalReply> {
+    let Some(routed) = ctx.routed.as_mut() else {
+        return Ok(());
+    };
+    if routed.cluster.is_some() {
+        return Ok(());
+    }
+    let Some(forward) = routed.forward.as_ref() else {
+        return Ok(());
+    };
+    let (name, _) = forward.pick_cluster(routed.draw);
+    match inbound.resolved.mesh.cluster(name) {
+        Some(cluster) => {
+            routed.cluster = Some(Arc::clone(cluster));
+            Ok(())
+        }
+        None => Err(LocalReply::new(
+            forward.cluster_not_found_status,
+            "",
+            ResponseFlags::NO_CLUSTER_FOUND,
+            "cluster_not_found",
+        )),
+    }
+}
+
+pub(crate) fn no_endpoint() -> LocalReply {
+    LocalReply::new(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "no healthy upstream",
+        ResponseFlags::NO_HEALTHY_UPSTREAM,
+        "no_healthy_upstream",
+    )
+}
+
+/// Picks an endpoint and begins a try at it.
+pub(crate) fn begin_try(
+    ctx: &mut Exchange,
+    inbound: Arc<Inbound>,
+    version: Version,
+) -> Result<(), LocalReply> {
+    let Some((cluster, forward)) = ctx.routed.as_ref().and_then(|routed| {
+        Some((Arc::clone(routed.cluster.as_ref()?), Arc::clone(routed.forward.as_ref()?)))
+    }) else {
+        return Err(no_endpoint());
+    };
+    let retry = forward.retry.as_ref();
+    let draws = retry.map_or(1, |retry| retry.host_selection_attempts);
+    let avoided: &[u64] = if retry.is_none_or(|retry| retry.avoid_previous_hosts) {
+        &ctx.tries.endpoints
+    } else {
+        &[]
+    };
+    let endpoint = cluster.pick(rand::random, avoided, draws).cloned().ok_or_else(no_endpoint)?;
+    let http2 = match cluster.protocol {
+        ClusterProtocol::Http1 => false,
+        ClusterProtocol::Http2 => true,
+        ClusterProtocol::Downstream => version == Version::HTTP_2,
+    };
+    if http2 && retry.is_none() {
+        inbound.keep_for_replay(UNPROCESSED_REPLAY);
+    }
+    let now = Instant::now();
+    let per_try =
+        retry.and_then(|retry| retry.per_try_timeout).map(|timeout| (now + timeout).into());
+    ctx.tries.active = Some(endpoint.begin());
+    ctx.tries.begun += 1;
+    ctx.tries.begun_at = Some(now);
+    let attempt = Attempt::new(inbound, cluster, endpoint, http2, per_try)
+        .on_fresh_connection(ctx.tries.stale > 0);
+    ctx.tries.current = Some(Arc::new(attempt));
+    Ok(())
+}
+
+/// Everything that the route changes in the request (Envoy: `finalizeRequestHeaders`).
+pub(crate) fn finalize_request(
+    ctx: &Exchange,
+    request: &mut RequestHeader,
+    client: &RequestHeader,
+) {
+    let view = view(client);
+    if let Some(matched) = ctx.matched(view.authority) {
+        let mut context = ctx.format_context(client.version);
+        context.virtual_host_name = Some(&matched.virtual_host.name);
+        matched.finalize_request(ctx.weighted(), &mut RequestHeaders(request), &context);
+    }
+}
+
+/// Everything that we and the route change in a response.
+pub(crate) fn finalize_response(
+    ctx: &Exchange,
+    chain: &HttpChain,
+    response: &mut ResponseHeader,
+    client: &RequestHeader,
+) -> Result<()> {
+    headers::strip_response_hop(response)?;
+    response.insert_header(header::SERVER, chain.server.clone())?;
+    if !response.headers.contains_key(header::DATE) {
+        response.insert_header(header::DATE, date::now())?;
+    }
+    if let Some(begun) = ctx.tries.begun_at {
+        let millis = begun.elapsed().as_millis();
+        response.insert_header(
+            SERVICE_TIME,
+            HeaderValue::from(u64::try_from(millis).unwrap_or(u64::MAX)),
+        )?;
+    }
+    apply_response_ops(ctx, response, client);
+    Ok(())
+}
+
+pub(crate) fn apply_response_ops(
+    ctx: &Exchange,
+    response: &mut ResponseHeader,
+    client: &RequestHeader,
+) {
+    let view = view(client);
+    if let Some(matched) = ctx.matched(view.authority) {
+        let mut context = ctx.format_context(client.version);
+        context.virtual_host_name = Some(&matched.virtual_host.name);
+        context.response_code = Some(response.status.as_u16());
+        matched.finalize_response(
+            ctx.weighted(),
+            &mut ResponseHeaders(response),
+            &Seen(client),
+            &context,
+        );
+    }
+}
