@@ -57,10 +57,8 @@ fn ops(values: &[(&str, &str)]) -> CompiledHeaderOps {
         value: (*value).to_owned(),
         action: HeaderAppend::Overwrite,
     };
-    let spec = HeaderOps {
-        add: values.iter().map(put).collect(),
-        remove: vec!["x-internal".to_owned()],
-    };
+    let spec =
+        HeaderOps { add: values.iter().map(put).collect(), remove: vec!["x-internal".to_owned()] };
     CompiledHeaderOps::compile(&spec, Message::Request, &mut Context::new()).unwrap()
 }
 

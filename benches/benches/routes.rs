@@ -68,7 +68,8 @@ fn find(criterion: &mut Criterion) {
 
 fn normalize(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("path");
-    for (name, path) in [("plain", "/api/users/17/address"), ("dotted", "/api/./x/../users/%41/17")] {
+    for (name, path) in [("plain", "/api/users/17/address"), ("dotted", "/api/./x/../users/%41/17")]
+    {
         group.bench_function(name, |bencher| {
             bencher.iter(|| path::normalize(black_box(path), false).unwrap().len());
         });

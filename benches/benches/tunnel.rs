@@ -96,8 +96,7 @@ fn round_trip(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("tunnel, there and back");
     for (bytes, tunnels) in [(64, 1), (64, 32), (16 << 10, 1), (64 << 10, 8)] {
         let payload = Bytes::from(vec![b'x'; bytes]);
-        let mut open: Vec<_> =
-            (0..tunnels).map(|_| runtime.block_on(ends.tunnel())).collect();
+        let mut open: Vec<_> = (0..tunnels).map(|_| runtime.block_on(ends.tunnel())).collect();
         group.throughput(Throughput::Bytes(bytes as u64));
         let id = BenchmarkId::new(format!("{bytes} bytes"), format!("{tunnels} tunnels"));
         group.bench_function(id, |bencher| {

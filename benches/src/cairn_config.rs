@@ -9,7 +9,7 @@ use crate::world::{
 use anyhow::{Context, Result};
 use cairn_router::spec::{
     Action, CidrRange, Cluster, ClusterProtocol, Destination, Endpoint, EndpointSet,
-    EndpointTransport, Forward, Health, HeaderAppend, HeaderMatch, HeaderOps, HeaderValue,
+    EndpointTransport, Forward, HeaderAppend, HeaderMatch, HeaderOps, HeaderValue, Health,
     HttpChain, HttpFilter, LbPolicy, Locality, PathMatch, Permission, Policy, Principal, Rbac,
     Retry, RetryBackoff, Route, RouteMatch, RouteTable, StringMatch, TcpChain, ValueMatch,
     VirtualHost, WeightedTcp, Workload,
@@ -158,11 +158,7 @@ fn route(service: &Service, shape: &RouteShape) -> Route {
         ignore_case: false,
     };
     let set = |name: &str, value: String| HeaderOps {
-        add: vec![HeaderValue {
-            name: name.to_owned(),
-            value,
-            action: HeaderAppend::Overwrite,
-        }],
+        add: vec![HeaderValue { name: name.to_owned(), value, action: HeaderAppend::Overwrite }],
         remove: Vec::new(),
     };
     Route {
@@ -310,7 +306,11 @@ pub fn endpoints(world: &World, service: &Service) -> EndpointSet {
         weight: 1,
         priority: 0,
         health: Health::Healthy,
-        locality: Locality { region: "r1".to_owned(), zone: "z1".to_owned(), ..Locality::default() },
+        locality: Locality {
+            region: "r1".to_owned(),
+            zone: "z1".to_owned(),
+            ..Locality::default()
+        },
     };
     EndpointSet {
         cluster: service.inbound_name(),

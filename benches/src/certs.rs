@@ -38,7 +38,8 @@ impl Certs {
             let bundle = authority.issue_pem(&SpiffeId::parse(id)?, IssueOptions::default())?;
             let write = |kind: &str, text: &str| -> Result<PathBuf> {
                 let path = dir.join(format!("{name}.{kind}.pem"));
-                fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+                fs::write(&path, text)
+                    .with_context(|| format!("cannot write {}", path.display()))?;
                 Ok(path)
             };
             Ok(Files {
@@ -58,9 +59,8 @@ impl Certs {
 impl Files {
     /// Reads them back.
     pub fn identity(&self) -> Result<Identity> {
-        let read = |path: &Path| {
-            fs::read(path).with_context(|| format!("cannot read {}", path.display()))
-        };
+        let read =
+            |path: &Path| fs::read(path).with_context(|| format!("cannot read {}", path.display()));
         let credentials =
             Credentials::from_pem(&read(&self.cert)?, &read(&self.key)?, &read(&self.roots)?)?;
         Ok(Identity::fixed(credentials))

@@ -98,7 +98,8 @@ async fn compare(args: &CompareArgs) -> Result<()> {
         memory: Vec::new(),
         left_out,
     };
-    for scenario in SCENARIOS.iter().filter(|scenario| is_wanted(args, &["traffic", scenario.name])) {
+    for scenario in SCENARIOS.iter().filter(|scenario| is_wanted(args, &["traffic", scenario.name]))
+    {
         report.traffic.push(traffic::measure(&bed, &contenders, scenario, effort).await?);
         report.about.noise = Noise::of(&report.traffic);
         write(&report, &dir)?;
@@ -203,7 +204,8 @@ async fn contenders(
 async fn about(contenders: &[Contender], effort: Effort, cores: &Cores) -> About {
     let mut words: Vec<_> = std::env::args().skip(1).collect();
     words.splice(0..0, ["cargo run --release -p benches --".to_owned()]);
-    let names = contenders.iter().map(|contender| (contender.name.clone(), contender.version.clone()));
+    let names =
+        contenders.iter().map(|contender| (contender.name.clone(), contender.version.clone()));
     About {
         date: OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default(),
         command: words.join(" "),

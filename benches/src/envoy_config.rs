@@ -2,9 +2,10 @@
 //! → `main_internal` → the service's chain → its cluster → `connect_originate`.
 //!
 //! What differs from istiod's, because there is no istiod and no Istio build of Envoy here:
-//! listeners, clusters and endpoints come from files (one per endpoint set, so that a change of one
-//! is a push of one); certificates are files; `istio.stats` and the peer metadata filters do not
-//! exist, so Envoy's own counters and histograms of requests stand for Istio's metrics.
+//! listeners and clusters come from files; so do the endpoints of the last service, the one that
+//! changes, those of others are part of their clusters (Envoy watches 128 files at most on a usual
+//! system); certificates are files; `istio.stats` and the peer metadata filters do not exist, so
+//! Envoy's own counters and histograms of requests stand for Istio's metrics.
 
 mod chains;
 mod upstreams;
@@ -38,14 +39,12 @@ impl EnvoyConfig {
         if dir.exists() {
             fs::remove_dir_all(dir)?;
         }
-        fs::create_dir_all(dir.join("endpoints"))?;
+        fs::create_dir_all(dir)?;
         let config = EnvoyConfig { dir: dir.to_owned(), listen, certs: certs.clone() };
         replace(&config.bootstrap(), &config.bootstrap_value(admin))?;
         config.write_listeners(world)?;
         replace(&config.clusters(), &response(upstreams::clusters(world, &config)))?;
-        for index in 0..world.services.len() {
-            config.write_endpoints(world, index)?;
-        }
+        config.write_endpoints(world)?;
         Ok(config)
     }
 
@@ -60,11 +59,11 @@ impl EnvoyConfig {
         replace(&self.listeners(), &response(listeners))
     }
 
-    /// Writes the endpoints of one service again.
-    pub fn write_endpoints(&self, world: &World, index: usize) -> Result<()> {
-        let Some(service) = world.services.get(index) else { return Ok(()) };
+    /// Writes the endpoints of the last service again.
+    pub fn write_endpoints(&self, world: &World) -> Result<()> {
+        let Some(service) = world.services.last() else { return Ok(()) };
         let assignment = upstreams::endpoints(world, service);
-        replace(&self.endpoints(index), &response(vec![assignment]))
+        replace(&self.endpoints(), &response(vec![assignment]))
     }
 
     fn listeners(&self) -> PathBuf {
@@ -75,8 +74,8 @@ impl EnvoyConfig {
         self.dir.join("clusters.json")
     }
 
-    fn endpoints(&self, index: usize) -> PathBuf {
-        self.dir.join(format!("endpoints/{index:05}.json"))
+    fn endpoints(&self) -> PathBuf {
+        self.dir.join("endpoints.json")
     }
 
     fn bootstrap_value(&self, admin: SocketAddr) -> Value {
@@ -239,11 +238,7 @@ fn original_dst() -> Value {
 }
 
 fn router() -> Value {
-    typed(
-        "envoy.filters.http.router",
-        "envoy.extensions.filters.http.router.v3.Router",
-        json!({}),
-    )
+    typed("envoy.filters.http.router", "envoy.extensions.filters.http.router.v3.Router", json!({}))
 }
 
 /// An extension by its name, with a configuration of a type.

@@ -100,7 +100,8 @@ async fn open(lane: &Lane, to: &str, state: State) -> Result<Option<TunnelStream
             anyhow::ensure!(reply.status == 200, "status {}", reply.status);
         }
         State::Busy => {
-            let request = "GET /index.html?hold HTTP/1.1\r\nhost: app.shop.svc.cluster.local\r\n\r\n";
+            let request =
+                "GET /index.html?hold HTTP/1.1\r\nhost: app.shop.svc.cluster.local\r\n\r\n";
             stream.writer().write_chunk(request.into()).await?;
         }
     }

@@ -30,8 +30,8 @@ pub async fn measure(
             }
         }
     }
-    let medians = measured.into_iter().map(|(name, both)| {
-        (name, both.map(|rates| median(rates.into_iter()).unwrap_or(0.0)))
-    });
+    let medians = measured
+        .into_iter()
+        .map(|(name, both)| (name, both.map(|rates| median(rates.into_iter()).unwrap_or(0.0))));
     Ok(HotReport { about: HOT.about.to_owned(), per_second: medians.collect() })
 }

@@ -1,12 +1,12 @@
 //! Single requests: is it there yet, and does it do what it should?
 
+use crate::bed::Bed;
 use crate::load::http1::{Reply, get};
 use crate::load::{Failure, Lane, Lanes};
 use crate::proxy::Proxy;
 use crate::world::{
     FORBIDDEN_PREFIX, Protocol, REVISION_HEADER, REVISION_PATH, ROUTES, Service, WAYPOINT, World,
 };
-use crate::bed::Bed;
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use std::time::{Duration, Instant};
@@ -26,7 +26,12 @@ impl Probe {
     }
 
     /// One request in a tunnel of its own.
-    pub async fn get(&self, service: &Service, path: &str, headers: &str) -> Result<Reply, Failure> {
+    pub async fn get(
+        &self,
+        service: &Service,
+        path: &str,
+        headers: &str,
+    ) -> Result<Reply, Failure> {
         let mut stream = self.lane.open(&service.address().to_string()).await?;
         let reply = get(&mut stream, path, headers).await;
         let _peer_may_have_gone = stream.writer().finish();

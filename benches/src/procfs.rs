@@ -39,8 +39,10 @@ impl Usage {
         };
         let stat = read("stat")?;
         // The second field is a name in parentheses, which may hold anything.
-        let fields: Vec<_> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-        let ticks = |index: usize| fields.get(index).and_then(|text| text.parse().ok()).unwrap_or(0);
+        let fields: Vec<_> =
+            stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+        let ticks =
+            |index: usize| fields.get(index).and_then(|text| text.parse().ok()).unwrap_or(0);
         // utime and stime are fields 14 and 15; the first of ours is field 3.
         let (user, kernel) = (tick_time(ticks(11)), tick_time(ticks(12)));
         let statm = read("statm")?;

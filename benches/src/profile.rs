@@ -98,9 +98,10 @@ async fn count(
     }
     let text = std::fs::read_to_string(counts)
         .with_context(|| format!("Valgrind has not written {}", counts.display()))?;
-    let total = text.lines().rev().find_map(|line| {
-        line.strip_prefix("totals: ").or_else(|| line.strip_prefix("summary: "))
-    });
+    let total = text
+        .lines()
+        .rev()
+        .find_map(|line| line.strip_prefix("totals: ").or_else(|| line.strip_prefix("summary: ")));
     let total = total.and_then(|total| total.trim().parse().ok());
     progress.done("counted");
     total.context("Valgrind has written no total")

@@ -120,11 +120,7 @@ impl Contender {
         };
         let output =
             File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
-        command
-            .stdin(Stdio::null())
-            .stdout(output.try_clone()?)
-            .stderr(output)
-            .kill_on_drop(true);
+        command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output).kill_on_drop(true);
         let started = Instant::now();
         let child = spawn_on(cores, &mut command)
             .with_context(|| format!("{} does not start", self.program.display()))?;
@@ -171,18 +167,22 @@ impl Proxy {
         Usage::of(self.pid).with_context(|| format!("see {}", self.log.display()))
     }
 
-    /// Pushes the endpoints of one service.
-    pub fn push_endpoints(&self, world: &World, index: usize) -> Result<()> {
+    /// Pushes the endpoints of the last service.
+    pub fn push_endpoints(&self, world: &World) -> Result<()> {
         match &self.config {
-            Config::Cairn(config) => config.write_endpoints(world, index),
-            Config::Envoy(config) => config.write_endpoints(world, index),
+            Config::Cairn(config) => {
+                config.write_endpoints(world, world.services.len().saturating_sub(1))
+            }
+            Config::Envoy(config) => config.write_endpoints(world),
         }
     }
 
-    /// Pushes the routes of one service.
-    pub fn push_routes(&self, world: &World, index: usize) -> Result<()> {
+    /// Pushes the routes of the last service.
+    pub fn push_routes(&self, world: &World) -> Result<()> {
         match &self.config {
-            Config::Cairn(config) => config.write_services(world, index),
+            Config::Cairn(config) => {
+                config.write_services(world, world.services.len().saturating_sub(1))
+            }
             Config::Envoy(config) => config.write_listeners(world),
         }
     }

@@ -128,7 +128,8 @@ async fn idle_rate(proxy: &Proxy) -> Result<f64> {
 /// A file with the addresses of the services that get load.
 fn targets(bed: &Bed, world: &World) -> Result<std::path::PathBuf> {
     let path = bed.dir().join("targets");
-    let lines = world.services.iter().take(LOADED).map(|service| format!("{}\n", service.address()));
+    let lines =
+        world.services.iter().take(LOADED).map(|service| format!("{}\n", service.address()));
     fs::write(&path, lines.collect::<String>())?;
     Ok(path)
 }
@@ -151,30 +152,28 @@ struct Changed<'a> {
 }
 
 impl Changed<'_> {
-    fn last(&self) -> Result<(usize, Service)> {
-        let index = self.world.services.len().checked_sub(1).context("there is no service")?;
-        Ok((index, self.world.services.get(index).cloned().context("there is no service")?))
+    fn last(&self) -> Result<Service> {
+        self.world.services.last().cloned().context("there is no service")
     }
 
     /// Changes something and pushes it.
     fn push(&mut self, kind: Kind) -> Result<()> {
-        let (index, _) = self.last()?;
-        let service = self.world.services.get_mut(index).context("there is no service")?;
+        let service = self.world.services.last_mut().context("there is no service")?;
         match kind {
             Kind::Endpoint => {
                 service.move_pod();
-                self.proxy.push_endpoints(self.world, index)
+                self.proxy.push_endpoints(self.world)
             }
             Kind::Route => {
                 service.revision += 1;
-                self.proxy.push_routes(self.world, index)
+                self.proxy.push_routes(self.world)
             }
         }
     }
 
     /// Waits until a request shows what was pushed last.
     async fn seen(&self, kind: Kind) -> Result<Duration> {
-        let (_, service) = self.last()?;
+        let service = self.last()?;
         let expected = match kind {
             Kind::Endpoint => service.pods.first().map(ToString::to_string).unwrap_or_default(),
             Kind::Route => service.revision.to_string(),
@@ -231,9 +230,8 @@ impl Changed<'_> {
         route: &mut Change,
         progress: &Progress,
     ) -> Result<crate::load::Latency> {
-        let part = |change: &Change| {
-            CHANGE + Duration::from_secs_f64(2.0 * change.until_used_ms / 1e3)
-        };
+        let part =
+            |change: &Change| CHANGE + Duration::from_secs_f64(2.0 * change.until_used_ms / 1e3);
         let parts = [Duration::from_secs(4), part(endpoint), part(route)];
         let args = LoadArgs {
             rate: RATE,

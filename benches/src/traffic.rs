@@ -62,7 +62,8 @@ pub async fn run(
     effort: Effort,
     round: usize,
 ) -> Result<Run> {
-    let progress = Progress::of(format!("{} {} round {}", scenario.name, contender.name, round + 1));
+    let progress =
+        Progress::of(format!("{} {} round {}", scenario.name, contender.name, round + 1));
     let addresses = bed.addresses();
     let world = World::traffic(addresses.hbone, addresses.http1);
     let mut proxy = bed.proxy(contender, &world).await?;

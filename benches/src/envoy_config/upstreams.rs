@@ -11,9 +11,21 @@ const ORIGINAL_DST: &str = "envoy.filters.listener.original_dst";
 
 /// All clusters of the waypoint.
 pub fn clusters(world: &World, config: &EnvoyConfig) -> Vec<Value> {
+    let changing = world.services.len().saturating_sub(1);
     let services = world.services.iter().enumerate().map(|(index, service)| {
-        let endpoints = from_file(&config.endpoints(index));
-        inbound(service, &endpoints)
+        let mut cluster = inbound(service);
+        if index == changing {
+            let endpoints = from_file(&config.endpoints());
+            cluster["type"] = json!("EDS");
+            cluster["eds_cluster_config"] =
+                json!({"eds_config": endpoints, "service_name": service.inbound_name()});
+        } else {
+            let mut assignment = endpoints(world, service);
+            assignment.as_object_mut().map(|assignment| assignment.remove("@type"));
+            cluster["type"] = json!("STATIC");
+            cluster["load_assignment"] = assignment;
+        }
+        cluster
     });
     [main_internal(), connect_originate(world, config)].into_iter().chain(services).collect()
 }
@@ -91,14 +103,12 @@ fn connect_originate(world: &World, config: &EnvoyConfig) -> Value {
     })
 }
 
-fn inbound(service: &Service, endpoints: &Value) -> Value {
+fn inbound(service: &Service) -> Value {
     let name = service.inbound_name();
     let mut cluster = json!({
         "@type": CLUSTER,
         "name": name,
         "alt_stat_name": format!("{name};"),
-        "type": "EDS",
-        "eds_cluster_config": {"eds_config": endpoints, "service_name": name},
         "connect_timeout": "10s",
         "lb_policy": "LEAST_REQUEST",
         "common_lb_config": {"healthy_panic_threshold": {}},

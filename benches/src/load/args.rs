@@ -131,7 +131,9 @@ impl LoadArgs {
         if let Some(path) = &self.to_file {
             let text = std::fs::read_to_string(path)
                 .with_context(|| format!("cannot read {}", path.display()))?;
-            targets.extend(text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned));
+            targets.extend(
+                text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned),
+            );
         }
         Ok(targets)
     }
@@ -144,8 +146,26 @@ impl LoadArgs {
     /// The same as words of a command line.
     pub fn to_words(&self) -> Vec<String> {
         let LoadArgs {
-            waypoint, expect, cert, key, roots, to, to_file, speak, lifetime, connections, tunnels,
-            streams, rate, request_bytes, response_bytes, warm_up, window, requests, proxy_pid, backend_pid,
+            waypoint,
+            expect,
+            cert,
+            key,
+            roots,
+            to,
+            to_file,
+            speak,
+            lifetime,
+            connections,
+            tunnels,
+            streams,
+            rate,
+            request_bytes,
+            response_bytes,
+            warm_up,
+            window,
+            requests,
+            proxy_pid,
+            backend_pid,
             phases,
         } = self;
         let name = |value: Option<clap::builder::PossibleValue>| {

@@ -76,8 +76,15 @@ impl Shared {
         first: usize,
     ) -> Result<H2c, Failure> {
         let mut current = self.current.lock().await;
-        if let Some((generation, send)) = current.as_ref().filter(|(known, _)| Some(*known) != broken) {
-            return Ok(H2c { generation: *generation, send: send.clone(), calls: Arc::clone(calls), next: first });
+        if let Some((generation, send)) =
+            current.as_ref().filter(|(known, _)| Some(*known) != broken)
+        {
+            return Ok(H2c {
+                generation: *generation,
+                send: send.clone(),
+                calls: Arc::clone(calls),
+                next: first,
+            });
         }
         *current = None;
         let tunnel = self.lane.open(&self.authority).await?;

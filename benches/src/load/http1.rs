@@ -57,7 +57,11 @@ impl Http1 {
         self.next = self.next.wrapping_add(1);
         self.stream.writer().write_chunk(request).await.map_err(|error| Failure::of_io(&error))?;
         let reply = read_reply(&mut self.stream).await?;
-        if reply.status == 200 { Ok(()) } else { Err(Failure::new(format!("status {}", reply.status))) }
+        if reply.status == 200 {
+            Ok(())
+        } else {
+            Err(Failure::new(format!("status {}", reply.status)))
+        }
     }
 
     /// Closes the tunnel as a client does, and waits for the other side to do so too.
@@ -87,12 +91,9 @@ impl Reply {
 }
 
 /// A GET on a fresh or kept-alive tunnel, for probes.
-pub async fn get(
-    stream: &mut TunnelStream,
-    path: &str,
-    headers: &str,
-) -> Result<Reply, Failure> {
-    let request = format!("GET {path} HTTP/1.1\r\nhost: app.shop.svc.cluster.local\r\n{headers}\r\n");
+pub async fn get(stream: &mut TunnelStream, path: &str, headers: &str) -> Result<Reply, Failure> {
+    let request =
+        format!("GET {path} HTTP/1.1\r\nhost: app.shop.svc.cluster.local\r\n{headers}\r\n");
     stream.writer().write_chunk(request.into()).await.map_err(|error| Failure::of_io(&error))?;
     read_reply(stream).await
 }

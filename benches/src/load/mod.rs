@@ -113,8 +113,12 @@ async fn report_until(until: Instant, recorder: &Recorder, stage: &str) {
             continue;
         }
         let done = recorder.done();
-        Line::Progress { stage: stage.to_owned(), requests: done - last, failed: recorder.failed() }
-            .print();
+        Line::Progress {
+            stage: stage.to_owned(),
+            requests: done - last,
+            failed: recorder.failed(),
+        }
+        .print();
         (last, shown) = (done, now);
     }
 }
@@ -157,7 +161,9 @@ impl Snapshot {
             }
             _ => None,
         };
-        let ours = load + backend + self.proxy.zip(before.proxy).map_or(Duration::ZERO, |(a, b)| a.since(b).cpu);
+        let ours = load
+            + backend
+            + self.proxy.zip(before.proxy).map_or(Duration::ZERO, |(a, b)| a.since(b).cpu);
         Window {
             seconds,
             proxy,

@@ -1,7 +1,7 @@
 //! The report as Markdown.
 
 use super::Report;
-use super::tables::{Section, noise, pair, names, sections};
+use super::tables::{Section, names, noise, pair, sections};
 use std::fmt::Write as _;
 
 impl Report {
@@ -32,7 +32,10 @@ impl Report {
             fact(name, version);
         }
         fact("commit", &about.commit);
-        fact("measured", &format!("{} rounds, windows of {} s, medians", about.rounds, about.window));
+        fact(
+            "measured",
+            &format!("{} rounds, windows of {} s, medians", about.rounds, about.window),
+        );
         fact("noise", &noise(self));
         if let Some((of, to)) = pair(&names(self)) {
             let _ = writeln!(page, "\nRatios are {of} / {to}: below 1, {of} needs less.");

@@ -48,7 +48,8 @@ fn or_none(text: Option<String>) -> String {
 
 fn columns(first: &[&str], names: &[&str], kinds: &[&str], last: &[&str]) -> Vec<String> {
     let owned = |text: &&str| (*text).to_owned();
-    let of_names = kinds.iter().flat_map(|kind| names.iter().map(move |name| format!("{name} {kind}")));
+    let of_names =
+        kinds.iter().flat_map(|kind| names.iter().map(move |name| format!("{name} {kind}")));
     first.iter().map(owned).chain(of_names).chain(last.iter().map(owned)).collect()
 }
 
@@ -68,7 +69,10 @@ fn cpu(report: &Report, names: &[&str]) -> Section {
             row.push(or_none(scenario.median(name, |run| run.rss as f64).map(mib)));
         }
         let errors = names.iter().flat_map(|name| {
-            scenario.errors(name).into_iter().map(move |(kind, count)| format!("{name}: {kind} {count}"))
+            scenario
+                .errors(name)
+                .into_iter()
+                .map(move |(kind, count)| format!("{name}: {kind} {count}"))
         });
         row.push(errors.collect::<Vec<_>>().join(", "));
         row
@@ -79,7 +83,8 @@ fn cpu(report: &Report, names: &[&str]) -> Section {
     columns.extend(names.iter().map(|name| format!("{name} req/s")));
     columns.extend(names.iter().map(|name| format!("{name} MiB")));
     columns.push("errors".to_owned());
-    let about = report.traffic.iter().map(|scenario| format!("{}: {}.", scenario.name, scenario.about));
+    let about =
+        report.traffic.iter().map(|scenario| format!("{}: {}.", scenario.name, scenario.about));
     Section {
         title: "CPU time of the proxy per request",
         columns,
@@ -118,12 +123,15 @@ fn latency(report: &Report, names: &[&str]) -> Section {
 
 fn hot(report: &Report) -> Option<Section> {
     let hot = report.hot.as_ref()?;
-    let rows = hot.per_second.iter().map(|(name, [one, two])| {
-        vec![name.clone(), figure(*one), figure(*two), ratio(two / one)]
-    });
+    let rows = hot
+        .per_second
+        .iter()
+        .map(|(name, [one, two])| vec![name.clone(), figure(*one), figure(*two), ratio(two / one)]);
     Some(Section {
         title: "One hot connection",
-        columns: ["", "req/s, one core", "req/s, two cores", "gain (goal 1.7)"].map(str::to_owned).to_vec(),
+        columns: ["", "req/s, one core", "req/s, two cores", "gain (goal 1.7)"]
+            .map(str::to_owned)
+            .to_vec(),
         rows: rows.collect(),
         notes: vec![format!("{}.", hot.about)],
     })
@@ -177,17 +185,17 @@ fn scale(report: &Report, names: &[&str]) -> Section {
         title: "Many services",
         columns: columns(&["services"], names, &kinds, &[]),
         rows: report.scale.iter().map(row).collect(),
-        notes: vec!["Goals for idle memory: 12 MiB with one service, 40 MiB with 1,000.".to_owned()],
+        notes: vec![
+            "Goals for idle memory: 12 MiB with one service, 40 MiB with 1,000.".to_owned(),
+        ],
     }
 }
 
 fn changes(report: &Report, names: &[&str]) -> Section {
     let mut rows = Vec::new();
     for scale in &report.scale {
-        let kinds: [(&str, fn(&ScaleRun) -> Change); 2] = [
-            ("endpoint", |run| run.endpoint_change),
-            ("route", |run| run.route_change),
-        ];
+        let kinds: [(&str, fn(&ScaleRun) -> Change); 2] =
+            [("endpoint", |run| run.endpoint_change), ("route", |run| run.route_change)];
         for (kind, change) in kinds {
             let mut row = vec![format!("{}, one {kind}", services(scale))];
             let figures: [fn(Change) -> f64; 3] = [

@@ -50,7 +50,11 @@ impl Progress {
     /// For one step.
     pub fn of(what: impl Into<String>) -> Progress {
         let progress = Progress { live: stderr().is_terminal(), what: what.into() };
-        if progress.live { progress.show("") } else { eprintln!("{}", progress.what) }
+        if progress.live {
+            progress.show("")
+        } else {
+            eprintln!("{}", progress.what)
+        }
         progress
     }
 

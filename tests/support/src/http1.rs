@@ -1,5 +1,6 @@
 //! An HTTP/1.1 client on raw bytes.
 
+use crate::wait::within;
 use crate::wire::{Fields, Wire};
 use bytes::Bytes;
 use std::io;
@@ -89,6 +90,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Http1<S> {
             Ok(response) => Ok(response),
             Err(error) => Err(sent.err().unwrap_or(error)),
         }
+    }
+
+    /// A method and a path with headers and no body; it must be answered.
+    ///
+    /// # Panics
+    /// When it is not.
+    pub async fn ask(&mut self, line: &str, headers: &[(&str, &str)]) -> Response {
+        let (method, path) = line.split_once(' ').unwrap();
+        within(line, self.request(method, path, headers, b"")).await.unwrap()
     }
 
     /// The response to a request that has a body, if it has any.

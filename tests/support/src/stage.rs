@@ -56,6 +56,13 @@ impl Stage {
         Stage { ca, app, pod }
     }
 
+    /// A stage, and a waypoint with these routes for [`VIP`].
+    pub async fn routed(routes: Value) -> (Self, Run) {
+        let stage = Self::new().await;
+        let run = stage.run(&stage.spec().http(VIP, routes)).await;
+        (stage, run)
+    }
+
     /// Another pod of the same identity.
     pub async fn pod(&self, app: impl Into<App>) -> HboneBackend {
         HboneBackend::start(&self.ca.workload("shop", "app"), app).await

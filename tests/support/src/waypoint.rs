@@ -1,9 +1,11 @@
 //! A waypoint in this process, started through the product's public door.
 
+use crate::app::App;
 use crate::config::MeshSpec;
 use crate::hbone_client::{ConnectFailure, HboneClient};
 use crate::metrics::{Sample, parse, sum};
 use crate::pki::{Cert, CertDir, uris};
+use cairn_hbone::Tunnel;
 use cairn_identity::TrustDomains;
 use cairn_identity::files::{self, FileSource, FileWatch};
 use cairn_proxy::{InstanceConfig, Limits, MeshInstance, Placement, Running, Workers, listen};
@@ -117,6 +119,14 @@ fn publish(instance: &MeshInstance, compiler: &mut Compiler, spec: &MeshSpec) {
     }
 }
 
+/// What is wrong with it, as one text; empty when nothing is.
+pub fn refusal(spec: &MeshSpec) -> String {
+    match Compiler::new("test").compile(config(spec).resources()) {
+        Ok(_) => String::new(),
+        Err(errors) => format!("{errors:?}"),
+    }
+}
+
 /// The bounds that tests set.
 fn limits(configured: &cairn_xds::Limits) -> Limits {
     fn set<T, U>(place: &mut T, value: Option<U>, convert: impl FnOnce(U) -> T) {
@@ -144,7 +154,9 @@ fn limits(configured: &cairn_xds::Limits) -> Limits {
     set(&mut limits.terminator.handshake_timeout, configured.handshake_timeout, |t| t);
     set(&mut limits.terminator.keepalive_interval, configured.keepalive_interval, |t| t);
     set(&mut limits.terminator.keepalive_timeout, configured.keepalive_timeout, |t| t);
+    set(&mut limits.max_requests_in_flight, configured.max_requests_in_flight, |n| n);
     let originator = &mut limits.originator;
+    set(&mut originator.max_connections_per_peer, configured.pool_max_connections, |n| n as usize);
     set(&mut originator.keepalive_interval, configured.keepalive_interval, |t| t);
     set(&mut originator.keepalive_timeout, configured.keepalive_timeout, |t| t);
     set(&mut originator.max_streams_per_connection, configured.pool_max_streams, |n| n as usize);
@@ -176,6 +188,16 @@ impl Waypoint {
     /// Makes `spec` what it serves.
     pub fn apply(&self, spec: &MeshSpec) {
         publish(&self.instance, &mut self.compiler.lock().unwrap(), spec);
+    }
+
+    /// Serves CONNECTs for `authority` by an application of this process.
+    pub fn serve_locally(&self, authority: &str, app: impl Into<App>) {
+        let app = app.into();
+        let handler = move |tunnel: Tunnel| {
+            let app = app.clone();
+            tokio::spawn(async move { app.serve(tunnel.stream).await });
+        };
+        self.instance.add_local(authority, Arc::new(handler));
     }
 
     /// A client that must be accepted.

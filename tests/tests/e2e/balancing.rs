@@ -1,13 +1,9 @@
 //! Which cluster and which endpoint a request gets.
 
-use cairn_test_support::backend::{echoed, pattern};
-use cairn_test_support::config::{MeshSpec, at, hbone, hbone_at, merge, plain, to};
-use cairn_test_support::endpoint::{DeadPort, Endpoint};
-use cairn_test_support::http1::{Http1, Response};
-use cairn_test_support::pki::spiffe;
-use cairn_test_support::stage::{Run, Stage, VIP, app_id, client_id};
-use cairn_test_support::stream::H2Stream;
-use cairn_test_support::wait::{drive, eventually, within};
+use cairn_test_support::config::{MeshSpec, at, hbone, merge, plain, to};
+use cairn_test_support::endpoint::Endpoint;
+use cairn_test_support::stage::{Run, Stage, VIP, app_id};
+use cairn_test_support::wait::{drive, eventually};
 use serde_json::{Value, json};
 use std::collections::HashMap;
 
@@ -71,7 +67,7 @@ fn missing_and_empty_clusters_are_told_apart() {
             ("/empty", 503, "no healthy upstream"),
             ("/sick", 503, "no healthy upstream"),
         ] {
-            let response = ask(&mut http, &format!("GET {path}"), &[]).await;
+            let response = http.ask(&format!("GET {path}"), &[]).await;
             assert_eq!((response.status, response.text().as_str()), (status, body), "{path}");
         }
         assert_eq!(stage.app.requests(), 0);
@@ -101,7 +97,7 @@ async fn shares(run: &Run, count: usize) -> HashMap<String, usize> {
     let mut http = run.http().await;
     let mut shares = HashMap::new();
     for _ in 0..count {
-        let backend = ask(&mut http, "GET /status/200", &[]).await.backend().to_owned();
+        let backend = http.ask("GET /status/200", &[]).await.backend().to_owned();
         *shares.entry(backend).or_default() += 1;
     }
     shares
@@ -178,7 +174,7 @@ fn the_less_busy_endpoint_is_preferred() {
         let before = stage.app.requests();
         let mut http = run.http().await;
         for _ in 0..100 {
-            assert_eq!(ask(&mut http, "GET /", &[]).await.status, 200);
+            assert_eq!(http.ask("GET /", &[]).await.status, 200);
         }
         // `app` is taken only where both draws fall on it: a quarter.
         let app = stage.app.requests() - before;

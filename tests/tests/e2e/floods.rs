@@ -371,3 +371,25 @@ fn memory_is_bounded_under_all_of_them() {
         assert!(!cairn.printed("panicked"), "{:#?}", cairn.output());
     });
 }
+
+#[test]
+fn tiny_frames_that_nobody_reads_cut_the_connection() {
+    drive(async {
+        let stage = Stage::new().await;
+        let app = TcpApp::new(Behaviour::Silent);
+        let pod = stage.pod(&app).await;
+        let spec: MeshSpec = stage
+            .spec()
+            .http(VIP, all_to("app"))
+            .cluster("deaf", vec![hbone(&pod, "10.1.0.2:9000", &app_id())])
+            .tcp(TCP_VIP, "deaf");
+        let run = stage.run(&spec).await;
+        let mut raw = attacker(&stage, &run).await;
+        raw.open(1, TCP_VIP).await.unwrap();
+        assert_eq!(raw.answer(1).await.unwrap().status(), Some(200));
+        // All of it fits the stream's window many times over.
+        let tiny = encode(kind::DATA, 0, 1, b"x").repeat(1000);
+        cut_off("tiny DATA", &mut raw, 1000, |_| tiny.clone()).await;
+        others_are_served(&stage, &run, "tiny DATA").await;
+    });
+}

@@ -1,14 +1,17 @@
 //! Every bound of docs/limits.md, from just inside and from outside.
 
 use cairn_test_support::app::{Behaviour, TcpApp};
-use cairn_test_support::backend::hex;
-use cairn_test_support::config::{MeshSpec, all_to, hbone};
+use cairn_test_support::backend::{echoed, hex};
+use cairn_test_support::config::{MeshSpec, all_to, hbone, hbone_at};
+use cairn_test_support::endpoint::DeadPort;
 use cairn_test_support::hbone_client::{HboneClient, connect_tls};
 use cairn_test_support::http1::{Http1, Response};
+use cairn_test_support::metrics::sum;
 use cairn_test_support::raw_h2::{Frame, RawH2, block, encode, flag, headers, kind};
 use cairn_test_support::stage::{Run, Stage, TCP_VIP, VIP, VIP2, app_id, waypoint_id};
 use cairn_test_support::stream::{H2Stream, reason};
 use cairn_test_support::wait::{drive, eventually, eventually_async, within};
+use cairn_test_support::waypoint::refusal;
 use futures::future::join_all;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -259,8 +262,18 @@ fn headers_of_connect_are_bounded() {
             raw.frame(kind::CONTINUATION, last, 1, part).await.unwrap();
         }
         let answer = within("an answer", raw.answer(1)).await.unwrap();
-        assert_ne!(answer.status(), Some(200), "{answer:?}");
-        assert_eq!(run.http().await.get("/").await.unwrap().status, 200);
+        assert_eq!(answer.status(), Some(431), "{answer:?}");
+        // Values of the headers that are passed on.
+        let fits = "x".repeat(8 << 10);
+        let beyond = "y".repeat((8 << 10) + 1);
+        for (value, kept) in [(&fits, true), (&beyond, false)] {
+            let (tunnel, _) = run.client.open_with(VIP, &[("baggage", value)]).await.unwrap();
+            stage.app.close_idle();
+            eventually("a CONNECT is needed", || stage.app.open_connections() == 0).await;
+            assert_eq!(Http1::new(tunnel).get("/").await.unwrap().status, 200);
+            let connect = stage.pod.connects().pop().unwrap();
+            assert_eq!(connect.headers.contains_key("baggage"), kept);
+        }
     });
 }
 
@@ -531,4 +544,214 @@ fn a_reset_carries_its_reason() {
             assert!(reason(&error).is_some(), "{error:?}");
         }
     });
+}
+
+#[test]
+fn frames_are_bounded() {
+    drive(async {
+        let stage = Stage::new().await;
+        let run = limited(&stage, json!({})).await;
+        let tls = stage.client().hbone_client(&waypoint_id());
+        let mut raw = RawH2::connect(run.waypoint.addr, tls).await.unwrap();
+        raw.preface(&[]).await.unwrap();
+        raw.open(1, VIP).await.unwrap();
+        raw.answer(1).await.unwrap();
+        raw.frame(kind::DATA, 0, 1, &[b'x'; (64 << 10) + 1]).await.unwrap();
+        let end = within("the end", raw.find(|frame| frame.kind == kind::GOAWAY)).await;
+        assert!(end.is_none_or(|frame| frame.error_code() == Some(6)), "FRAME_SIZE_ERROR");
+        assert_eq!(run.http().await.get("/").await.unwrap().status, 200, "others live");
+    });
+}
+
+#[test]
+fn requests_in_flight_are_bounded() {
+    drive(async {
+        let stage = Stage::new().await;
+        let run = limited(&stage, json!({ "max_requests_in_flight": 3 })).await;
+        let held = join_all(
+            (0..3).map(|_| async { run.http().await.get("/hold?gate=all").await.unwrap().status }),
+        );
+        let beyond = async {
+            eventually("all wait", || stage.app.waiting() == 3).await;
+            let mut http = run.http().await;
+            let response = http.get("/").await.unwrap();
+            assert_eq!((response.status, response.text().as_str()), (503, "overflow"));
+            let flag = [("response_flags", "UO")];
+            let counted = || sum(&run.waypoint.metrics(), "istio_requests_total", &flag) == 1.0;
+            eventually("UO is counted", counted).await;
+            stage.app.release("all");
+            http
+        };
+        let (statuses, mut http) = futures::future::join(held, beyond).await;
+        assert_eq!(statuses, [200; 3]);
+        eventually_async("there is room again", async || {
+            http.get("/").await.unwrap().status == 200
+        })
+        .await;
+    });
+}
+
+#[test]
+fn chunk_extensions_and_trailers_are_bounded() {
+    drive(async {
+        let stage = Stage::new().await;
+        let run = limited(&stage, json!({})).await;
+        let lines = |count: usize| {
+            (0..count).map(|number| format!("x-{number}: 1\r\n")).collect::<String>()
+        };
+        let long = |bytes: usize| format!("x: {}\r\n", "y".repeat(bytes));
+        let cases = [
+            ("a short extension", format!("4;{}\r\nbody\r\n0\r\n\r\n", "e".repeat(4000)), 200),
+            ("a long extension", format!("4;{}\r\nbody\r\n0\r\n\r\n", "e".repeat(5000)), 400),
+            ("some trailers", format!("4\r\nbody\r\n0\r\n{}\r\n", lines(60)), 200),
+            ("many trailers", format!("4\r\nbody\r\n0\r\n{}\r\n", lines(70)), 400),
+            ("a trailer", format!("4\r\nbody\r\n0\r\n{}\r\n", long(15_000)), 200),
+            ("a long trailer", format!("4\r\nbody\r\n0\r\n{}\r\n", long(17_000)), 400),
+        ];
+        for (what, body, status) in cases {
+            let mut http = run.http().await;
+            let head =
+                "POST /echo HTTP/1.1\r\nHost: app.test\r\nTransfer-Encoding: chunked\r\n\r\n";
+            let _ = http.send(format!("{head}{body}")).await;
+            let response = within(what, http.response()).await.unwrap();
+            assert_eq!(response.status, status, "{what}");
+        }
+        // From an endpoint: after the response's head only a broken end can tell.
+        for (what, trailers) in [("many", lines(70)), ("a long one", long(17_000))] {
+            let head = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
+            let raw = format!("{head}4\r\nbody\r\n0\r\n{trailers}\r\n");
+            let path = format!("/raw?hex={}", hex(&raw));
+            let response = within(what, run.http().await.get(&path)).await;
+            assert!(response.is_err(), "{what}: {response:?}");
+        }
+    });
+}
+
+#[test]
+fn mirrored_bodies_are_bounded() {
+    drive(async {
+        let stage = Stage::new().await;
+        let (shadow, shadow_pod) = stage.backend("shadow").await;
+        let routes = json!([{ "match": { "path": { "prefix": "/" } }, "route": {
+            "cluster": "app", "timeout": "0s", "mirrors": [{ "cluster": "shadow" }],
+        } }]);
+        let spec = stage
+            .spec()
+            .cluster("shadow", vec![hbone(&shadow_pod, "10.1.0.2:8080", &app_id())])
+            .http(VIP, routes)
+            .field("limits", json!({ "max_replay": 1000 }));
+        let run = stage.run(&spec).await;
+        let mut http = run.http().await;
+        let response = http.request("POST", "/beyond", &[], &[b'x'; 1001]).await.unwrap();
+        assert_eq!((response.status, response.backend()), (200, "app"));
+        let shed = || run.waypoint.counter("cairn_mirrors_shed_total", &[]);
+        eventually("it is counted", || shed() == 1).await;
+        http.request("POST", "/inside", &[], &[b'x'; 1000]).await.unwrap();
+        eventually("the copy arrives", || shadow.count("/inside") == 1).await;
+        assert_eq!(shadow.last("/inside").body_len, 1000);
+        assert!(!shadow.log().iter().any(|seen| seen.body_len == 1001), "no whole copy");
+    });
+}
+
+#[test]
+fn connections_to_one_endpoint_are_bounded() {
+    drive(async {
+        let stage = Stage::new().await;
+        let run =
+            limited(&stage, json!({ "pool_max_streams": 1, "pool_max_connections": 2 })).await;
+        let held = join_all((0..5).map(|number| {
+            let path = format!("/hold?gate=all&number={number}");
+            let run = &run;
+            async move { run.http().await.get(&path).await.unwrap().status }
+        }));
+        let release = async {
+            eventually("two wait at the backend", || stage.app.waiting() == 2).await;
+            stage.app.release("all");
+        };
+        let (statuses, ()) = futures::future::join(held, release).await;
+        assert_eq!(statuses, [200; 5], "the others have waited");
+        assert!(stage.pod.connects().iter().all(|connect| connect.connection <= 2));
+    });
+}
+
+#[test]
+fn formatted_headers_are_bounded() {
+    drive(async {
+        let stage = Stage::new().await;
+        let many = "%REQ(x-part)%".repeat(10);
+        let routes = json!([{
+            "match": { "path": { "prefix": "/" } },
+            "route": { "cluster": "app", "timeout": "0s" },
+            "request_headers": { "add": [{ "name": "x-whole", "value": many }] },
+        }]);
+        let run = stage.run(&stage.spec().http(VIP, routes)).await;
+        let part = "p".repeat(10_000);
+        let headers = [("X-Part", part.as_str())];
+        let response = run.http().await.request("GET", "/echo", &headers, b"").await.unwrap();
+        let echo = response.json();
+        let whole = echoed(&echo, "x-whole")[0];
+        assert_eq!(whole.len(), 64 << 10);
+    });
+}
+
+#[test]
+fn a_tcp_connection_tries_three_endpoints() {
+    drive(async {
+        let stage = Stage::new().await;
+        let app = TcpApp::new(Behaviour::Echo);
+        let pod = stage.pod(&app).await;
+        let dead = DeadPort::new();
+        let at = |address: &str| hbone_at(dead.addr, address, &app_id());
+        let good = hbone(&pod, "10.1.0.2:9000", &app_id());
+        let spec = MeshSpec::new()
+            .cluster("tcp", vec![at("10.1.0.3:9000"), at("10.1.0.4:9000"), good])
+            .cluster("dead", vec![at("10.1.0.3:9000"), at("10.1.0.4:9000"), at("10.1.0.5:9000")])
+            .tcp(TCP_VIP, "tcp")
+            .tcp("10.96.0.10:9001", "dead");
+        let run = stage.run(&spec).await;
+        for _ in 0..20 {
+            let mut tunnel = run.tunnel(TCP_VIP).await;
+            tunnel.write_all(b"x").await.unwrap();
+            let mut echo = [0];
+            within("the echo", tunnel.read_exact(&mut echo)).await.unwrap();
+        }
+        let mut tunnel = run.tunnel("10.96.0.10:9001").await;
+        let mut rest = Vec::new();
+        assert!(within("an end", tunnel.read_to_end(&mut rest)).await.is_err());
+        let closed = [("response_flags", "UF")];
+        let counted =
+            || sum(&run.waypoint.metrics(), "istio_tcp_connections_closed_total", &closed) == 1.0;
+        eventually("UF is counted", counted).await;
+    });
+}
+
+#[test]
+fn configured_sizes_are_bounded() {
+    let stage = |route: Value| MeshSpec::new().http(VIP, json!([route]));
+    let direct = |bytes: usize| {
+        json!({
+            "match": { "path": { "prefix": "/" } },
+            "direct_response": { "status": 200, "body": "x".repeat(bytes) },
+        })
+    };
+    let path = |bytes: usize| {
+        json!({
+            "match": { "path": { "prefix": format!("/{}", "x".repeat(bytes - 1)) } },
+            "direct_response": { "status": 200 },
+        })
+    };
+    let attempts = |count: u32| {
+        json!({
+            "match": { "path": { "prefix": "/" } },
+            "route": { "cluster": "app", "retry": { "on": ["5xx"], "attempts": count } },
+        })
+    };
+    for (what, inside, beyond) in [
+        ("body", direct(1 << 20), direct((1 << 20) + 1)),
+        ("path", path(8 << 10), path((8 << 10) + 1)),
+        ("attempts", attempts(16), attempts(17)),
+    ] {
+        assert_eq!(refusal(&stage(inside)), "", "{what}");
+        assert!(refusal(&stage(beyond)).contains(what), "{what}");
+    }
 }

@@ -3,15 +3,20 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod balancing;
 mod drain;
 mod floods;
 mod grpc;
+mod headers;
 mod http;
 mod limits;
+mod matching;
 mod meshes;
 mod pool;
 mod rbac;
 mod reload;
+mod responses;
+mod retries;
 mod rotation;
 mod routing;
 mod smuggling;
@@ -20,3 +25,4 @@ mod tcp;
 mod telemetry;
 mod tunnel;
 mod upstream;
+mod workers;

@@ -1,15 +1,9 @@
 //! Which route a request takes.
 
-use cairn_test_support::backend::{echoed, pattern};
-use cairn_test_support::config::{MeshSpec, at, hbone, hbone_at, merge, plain, to};
-use cairn_test_support::endpoint::{DeadPort, Endpoint};
-use cairn_test_support::http1::{Http1, Response};
-use cairn_test_support::pki::spiffe;
-use cairn_test_support::stage::{Run, Stage, VIP, app_id, client_id};
-use cairn_test_support::stream::H2Stream;
-use cairn_test_support::wait::{drive, eventually, within};
+use cairn_test_support::config::merge;
+use cairn_test_support::stage::{Stage, VIP};
+use cairn_test_support::wait::drive;
 use serde_json::{Value, json};
-use std::collections::HashMap;
 
 /// A route that answers with its own name.
 fn says(name: &str, matches: Value) -> Value {
@@ -66,7 +60,7 @@ fn paths_are_matched_in_order() {
             ("/ab", ""),
             ("/abb", ""),
         ] {
-            let response = ask(&mut http, &format!("GET {path}"), &[]).await;
+            let response = http.ask(&format!("GET {path}"), &[]).await;
             let wanted = if wanted.is_empty() { (404, "") } else { (200, wanted) };
             assert_eq!((response.status, response.text().as_str()), wanted, "{path}");
         }
@@ -146,7 +140,7 @@ fn headers_are_matched() {
             ("GET /h-both", &[("x-a", "one"), ("x-b", "")], true),
             ("GET /h-both", &[("x-a", "one")], false),
         ] {
-            let response = ask(&mut http, line, headers).await;
+            let response = http.ask(line, headers).await;
             assert_eq!(response.status, if matches { 200 } else { 404 }, "{line} {headers:?}");
         }
     });
@@ -186,7 +180,7 @@ fn query_parameters_are_matched() {
             ("/absent?p", true),
             ("/absent?q=1", false),
         ] {
-            let response = ask(&mut http, &format!("GET {path}"), &[]).await;
+            let response = http.ask(&format!("GET {path}"), &[]).await;
             assert_eq!(response.status, if matches { 200 } else { 404 }, "{path}");
         }
     });
@@ -220,7 +214,7 @@ fn virtual_hosts_are_chosen_by_domain() {
                 ("app.test", (200, "prefix")),
                 ("unknown.test", fallback),
             ] {
-                let response = ask(&mut http, "GET /", &[("Host", name)]).await;
+                let response = http.ask("GET /", &[("Host", name)]).await;
                 assert_eq!((response.status, response.text().as_str()), wanted, "{name} at {vip}");
             }
         }

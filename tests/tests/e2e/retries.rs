@@ -1,15 +1,12 @@
 //! Timeouts, and requests that are tried again.
 
-use cairn_test_support::backend::{echoed, pattern};
-use cairn_test_support::config::{MeshSpec, at, hbone, hbone_at, merge, plain, to};
-use cairn_test_support::endpoint::{DeadPort, Endpoint};
-use cairn_test_support::http1::{Http1, Response};
+use cairn_test_support::backend::pattern;
+use cairn_test_support::config::{MeshSpec, hbone, hbone_at, plain, to};
+use cairn_test_support::endpoint::DeadPort;
 use cairn_test_support::pki::spiffe;
-use cairn_test_support::stage::{Run, Stage, VIP, app_id, client_id};
-use cairn_test_support::stream::H2Stream;
+use cairn_test_support::stage::{Stage, VIP, app_id};
 use cairn_test_support::wait::{drive, eventually, within};
 use serde_json::{Value, json};
-use std::collections::HashMap;
 
 #[test]
 fn a_timeout_is_504() {
@@ -17,10 +14,10 @@ fn a_timeout_is_504() {
         let routes = json!([to("app", json!({ "timeout": "300ms" }))]);
         let (stage, run) = Stage::routed(routes).await;
         let mut http = run.http().await;
-        let response = ask(&mut http, "GET /hold?gate=never", &[]).await;
+        let response = http.ask("GET /hold?gate=never", &[]).await;
         assert_eq!((response.status, response.text().as_str()), (504, "upstream request timeout"));
         eventually("the backend's request is cancelled", || stage.app.cancelled() == 1).await;
-        assert_eq!(ask(&mut http, "GET /", &[]).await.status, 200);
+        assert_eq!(http.ask("GET /", &[]).await.status, 200);
         // After the head it is too late for a status: the response breaks off.
         let cut = within("an end", http.get("/gate?gate=never")).await;
         assert!(cut.is_err(), "{cut:?}");
@@ -41,7 +38,7 @@ fn the_timeout_starts_after_the_request() {
             .unwrap();
         // Other requests time out meanwhile: far more than 300 ms pass.
         for _ in 0..2 {
-            assert_eq!(ask(&mut run.http().await, "GET /hold?gate=never", &[]).await.status, 504);
+            assert_eq!(run.http().await.ask("GET /hold?gate=never", &[]).await.status, 504);
         }
         http.send("body").await.unwrap();
         assert_eq!(within("the answer", http.response()).await.unwrap().status, 200);
@@ -55,7 +52,7 @@ fn every_try_has_its_timeout() {
         let retry = json!({ "on": ["5xx"], "attempts": 2, "per_try_timeout": "200ms", "backoff": { "base": "1ms" } });
         let (stage, run) = Stage::routed(json!([to("app", json!({ "retry": retry }))])).await;
         let mut http = run.http().await;
-        let response = ask(&mut http, "GET /hold?gate=never", &[]).await;
+        let response = http.ask("GET /hold?gate=never", &[]).await;
         assert_eq!((response.status, response.text().as_str()), (504, "upstream request timeout"));
         eventually("three tries were cancelled", || stage.app.cancelled() == 3).await;
         assert_eq!(stage.app.count("/hold"), 3);
@@ -198,7 +195,7 @@ fn dead_endpoints_are_passed_over() {
         let run = stage.run(&spec).await;
         let mut http = run.http().await;
         for round in 0..40 {
-            let response = ask(&mut http, "GET /", &[]).await;
+            let response = http.ask("GET /", &[]).await;
             assert_eq!((response.status, response.backend()), (200, "app"), "round {round}");
         }
     });
@@ -217,7 +214,7 @@ fn a_retry_avoids_the_previous_host() {
         let mut http = run.http().await;
         for (broken, wanted) in [("x-fail-on", "app"), ("x-reset-on", "app")] {
             for round in 0..60 {
-                let response = ask(&mut http, "GET /echo", &[(broken, "other")]).await;
+                let response = http.ask("GET /echo", &[(broken, "other")]).await;
                 assert_eq!(
                     (response.status, response.backend()),
                     (200, wanted),
@@ -245,5 +242,20 @@ fn bodies_beyond_the_replay_bound_are_not_retried() {
         let response =
             http.request("POST", "/fail-first?n=1", &headers, large.as_bytes()).await.unwrap();
         assert_eq!((response.status, count_of(&stage, "large")), (503, 1));
+    });
+}
+
+#[test]
+fn a_silent_stream_ends_where_the_route_says_so() {
+    drive(async {
+        let routes = json!([to("app", json!({ "timeout": "0s", "idle_timeout": "300ms" }))]);
+        let (stage, run) = Stage::routed(routes).await;
+        let mut http = run.http().await;
+        let response = http.ask("GET /hold?gate=never", &[]).await;
+        // Envoy: 408 while the request's head is all there was, 504 once it is complete.
+        assert!(matches!(response.status, 408 | 504), "{response:?}");
+        eventually("the backend's request is cancelled", || stage.app.cancelled() == 1).await;
+        let cut = within("an end", run.http().await.get("/gate?gate=never")).await;
+        assert!(cut.is_err(), "{cut:?}");
     });
 }

@@ -1,15 +1,10 @@
 //! What routes do: rewrites, redirects, fixed responses, header changes, mirrors.
 
 use cairn_test_support::backend::{echoed, pattern};
-use cairn_test_support::config::{MeshSpec, at, hbone, hbone_at, merge, plain, to};
-use cairn_test_support::endpoint::{DeadPort, Endpoint};
-use cairn_test_support::http1::{Http1, Response};
-use cairn_test_support::pki::spiffe;
-use cairn_test_support::stage::{Run, Stage, VIP, app_id, client_id};
-use cairn_test_support::stream::H2Stream;
-use cairn_test_support::wait::{drive, eventually, within};
+use cairn_test_support::config::{at, hbone, merge, to};
+use cairn_test_support::stage::{Stage, VIP, app_id, client_id};
+use cairn_test_support::wait::{drive, eventually};
 use serde_json::{Value, json};
-use std::collections::HashMap;
 
 #[test]
 fn redirects_are_envoys() {
@@ -39,7 +34,7 @@ fn redirects_are_envoys() {
             ("/strip?a=1", 307, "http://app.test/new"),
             ("/303", 303, "http://app.test/new"),
         ] {
-            let response = ask(&mut http, &format!("GET {path}"), &[]).await;
+            let response = http.ask(&format!("GET {path}"), &[]).await;
             assert_eq!(
                 (response.status, response.header("location")),
                 (status, Some(location)),
@@ -66,12 +61,12 @@ fn direct_responses_are_given() {
         ]);
         let (stage, run) = Stage::routed(routes).await;
         let mut http = run.http().await;
-        let teapot = ask(&mut http, "GET /teapot", &[]).await;
+        let teapot = http.ask("GET /teapot", &[]).await;
         assert_eq!((teapot.status, teapot.text().as_str()), (418, "short and stout"));
         assert_eq!(teapot.header("content-type"), Some("text/plain"));
-        let empty = ask(&mut http, "GET /empty", &[]).await;
+        let empty = http.ask("GET /empty", &[]).await;
         assert_eq!((empty.status, empty.body.len()), (200, 0));
-        let html = ask(&mut http, "GET /html", &[]).await;
+        let html = http.ask("GET /html", &[]).await;
         assert_eq!(
             (html.headers.all("content-type"), html.header("x-extra")),
             (vec!["text/html"], Some("1"))
@@ -84,11 +79,11 @@ fn direct_responses_are_given() {
             if post.headers.has_token("connection", "close") {
                 http = run.http().await;
             }
-            assert_eq!(ask(&mut http, "GET /teapot", &[]).await.status, 418, "after {count}");
+            assert_eq!(http.ask("GET /teapot", &[]).await.status, 418, "after {count}");
         }
-        let head = ask(&mut http, "HEAD /teapot", &[]).await;
+        let head = http.ask("HEAD /teapot", &[]).await;
         assert_eq!((head.status, head.header("content-length")), (418, Some("15")));
-        assert_eq!(ask(&mut http, "GET /nowhere", &[]).await.status, 404);
+        assert_eq!(http.ask("GET /nowhere", &[]).await.status, 404);
         assert_eq!(stage.app.requests(), 0);
     });
 }
@@ -135,16 +130,16 @@ fn paths_and_hosts_are_rewritten() {
             ("/users/7/orders/1?a=b", "/orders/1/of/7?a=b"),
             ("/twice/aa?a", "/twice/bb?a"),
         ] {
-            let echo = ask(&mut http, &format!("GET {path}"), &[]).await.json();
+            let echo = http.ask(&format!("GET {path}"), &[]).await.json();
             assert_eq!(echo["path"], wanted, "{path}");
             assert_eq!(echoed(&echo, "x-envoy-original-path"), [path]);
             assert_eq!(echo["authority"], "app.test");
         }
-        let echo = ask(&mut http, "GET /host", &[]).await.json();
+        let echo = http.ask("GET /host", &[]).await.json();
         assert_eq!((&echo["authority"], &echo["path"]), (&json!("new.test"), &json!("/host")));
         assert!(echoed(&echo, "x-forwarded-host").is_empty());
         assert!(echoed(&echo, "x-envoy-original-path").is_empty());
-        let echo = ask(&mut http, "GET /forwarded", &[]).await.json();
+        let echo = http.ask("GET /forwarded", &[]).await.json();
         assert_eq!(
             (&echo["authority"], echoed(&echo, "x-forwarded-host")),
             (&json!("new.test"), vec!["app.test"])
@@ -308,7 +303,7 @@ fn requests_are_mirrored_with_their_bodies() {
         http.request("POST", "/chunks", &chunked, b"5\r\nhello\r\n0\r\n\r\n").await.unwrap();
         eventually("the copy arrives", || shadow.count("/chunks") == 1).await;
         assert_eq!(shadow.last("/chunks").body, "hello");
-        ask(&mut http, "GET /suffix", &[]).await;
+        http.ask("GET /suffix", &[]).await;
         eventually("the copy arrives", || shadow.count("/suffix") == 1).await;
         assert_eq!(shadow.last("/suffix").authority, "app.test-shadow");
         let h2c = run.h2c().await;
@@ -317,16 +312,15 @@ fn requests_are_mirrored_with_their_bodies() {
         assert_eq!(shadow.last("/h2").body, "h2 body");
         // What becomes of the copy is nobody's business.
         for path in ["/nowhere", "/echo"] {
-            let response =
-                ask(&mut http, &format!("GET {path}"), &[("x-reset-on", "shadow")]).await;
+            let response = http.ask(&format!("GET {path}"), &[("x-reset-on", "shadow")]).await;
             assert_eq!((response.status, response.backend()), (200, "app"), "{path}");
         }
         for _ in 0..20 {
-            ask(&mut http, "GET /never", &[]).await;
+            http.ask("GET /never", &[]).await;
         }
         shadow_pod.refuse(503);
         shadow_pod.drop_connections();
-        assert_eq!(ask(&mut http, "GET /echo", &[]).await.status, 200);
+        assert_eq!(http.ask("GET /echo", &[]).await.status, 200);
         assert_eq!(shadow.count("/never"), 0);
     });
 }

@@ -1,7 +1,7 @@
 //! CONNECT: what it may name, what is answered, and who may ask.
 
 use cairn_test_support::app::{Behaviour, TcpApp};
-use cairn_test_support::backend::echoed;
+use cairn_test_support::backend::{Backend, echoed};
 use cairn_test_support::config::{all_to, hbone, rbac_policy};
 use cairn_test_support::hbone_client::{ClientOptions, HboneClient, OpenFailure};
 use cairn_test_support::http1::Http1;
@@ -383,5 +383,25 @@ fn a_tunnel_that_is_reset_by_the_client_is_forgotten() {
         drop(tunnel);
         eventually("the endpoint's tunnel ends too", || pod.open_tunnels() == 0).await;
         assert!(!matches!(run.client.open(TCP_VIP).await, Err(OpenFailure::H2(_))));
+    });
+}
+
+#[test]
+fn destinations_may_be_in_the_process() {
+    drive(async {
+        let stage = Stage::new().await;
+        let run = stage.run(&stage.spec().http(VIP, all_to("app"))).await;
+        let local = Backend::new("local");
+        run.waypoint.serve_locally("snapshot.cairn:80", &local);
+        for authority in ["snapshot.cairn:80", "SNAPSHOT.cairn:80"] {
+            let mut http = run.http_to(authority).await;
+            let response = http.get("/x/../y").await.unwrap();
+            assert_eq!(
+                (response.backend(), &response.json()["path"]),
+                ("local", &json!("/x/../y"))
+            );
+        }
+        assert_eq!(run.client.open("snapshot.cairn:81").await.unwrap_err().status(), 404);
+        assert_eq!(run.http().await.get("/").await.unwrap().backend(), "app");
     });
 }

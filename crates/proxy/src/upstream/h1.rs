@@ -34,16 +34,7 @@ impl H1Exchange {
         end: bool,
     ) -> Result<Self, Failure> {
         let pool = pool_of(attempt);
-        let link = &attempt.inbound.link;
-        let pooled = if attempt.fresh { None } else { pool.take_h1(link.worker) };
-        let connection = match pooled {
-            Some(connection) => connection,
-            None => {
-                let (reader, writer) =
-                    dial(Destination { attempt, pool: &pool, http2: false }).await?.split();
-                H1Connection { reader, writer, rest: Bytes::new(), out: BytesMut::new(), served: 0 }
-            }
-        };
+        let connection = connect(attempt, &pool).await?;
         let H1Connection { reader, writer, rest, mut out, served } = connection;
         let length = put_head(&mut out, request, end);
         let ended = length == BodyLength::Empty;
@@ -181,6 +172,33 @@ impl H1Exchange {
             H1Connection { reader: self.reader, writer, rest: Bytes::new(), out, served };
         let most = link.instance.limits().max_idle_per_endpoint;
         self.pool.put_h1(link.worker, connection, cluster.idle_timeout, most);
+    }
+}
+
+/// A connection from the pool, or a new one: whichever is there first.
+async fn connect(attempt: &Arc<Attempt>, pool: &EndpointPool) -> Result<H1Connection, Failure> {
+    let worker = attempt.inbound.link.worker;
+    if !attempt.fresh
+        && let Some(connection) = pool.take_h1(worker)
+    {
+        return Ok(connection);
+    }
+    // Boxed: it is much larger than all the rest, and rare.
+    let mut dialling = Box::pin(dial(Destination { attempt, pool, http2: false }));
+    loop {
+        tokio::select! {
+            biased;
+            dialled = &mut dialling => {
+                let (reader, writer) = dialled?.split();
+                let (rest, out) = (Bytes::new(), BytesMut::new());
+                return Ok(H1Connection { reader, writer, rest, out, served: 0 });
+            }
+            () = pool.h1_returned(worker), if !attempt.fresh => {
+                if let Some(connection) = pool.take_h1(worker) {
+                    return Ok(connection);
+                }
+            }
+        }
     }
 }
 

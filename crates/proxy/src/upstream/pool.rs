@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
+use tokio::sync::Notify;
 
 /// An HTTP/1 connection that carries one request at a time.
 pub(crate) struct H1Connection {
@@ -46,6 +47,9 @@ pub(crate) struct H2Lease(pub(crate) Arc<H2Connection>);
 #[derive(Default)]
 struct Shard {
     h1: Mutex<Vec<Idle>>,
+    /// Requests that are dialling and would as well take a connection that comes back.
+    waiting: AtomicUsize,
+    returned: Notify,
     h2: Mutex<Vec<Arc<H2Connection>>>,
     dialling: tokio::sync::Mutex<()>,
 }
@@ -100,10 +104,29 @@ impl EndpointPool {
         timeout: Duration,
         most: usize,
     ) {
-        let mut idle = self.shard(worker).h1.lock();
+        let shard = self.shard(worker);
+        let mut idle = shard.h1.lock();
         if idle.len() < most {
+            if shard.waiting.load(Ordering::Relaxed) > 0 {
+                shard.returned.notify_one();
+            }
             idle.push(Idle { connection, since: Instant::now(), timeout });
         }
+    }
+
+    /// Waits until a connection comes back. Endpoints bound their tunnels: a dial may have to wait for one that has
+    /// just become idle here.
+    pub(crate) async fn h1_returned(&self, worker: usize) {
+        struct Waiting<'a>(&'a AtomicUsize);
+        impl Drop for Waiting<'_> {
+            fn drop(&mut self) {
+                self.0.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
+        let shard = self.shard(worker);
+        shard.waiting.fetch_add(1, Ordering::Relaxed);
+        let _waiting = Waiting(&shard.waiting);
+        shard.returned.notified().await;
     }
 
     /// An HTTP/2 connection with room for another stream.
