@@ -164,10 +164,15 @@ fn start(report: &Report, names: &[&str]) -> Section {
     }
 }
 
+/// A figure of a run.
+type Reading = fn(&ScaleRun) -> f64;
+/// One kind of change in a run.
+type ChangeOf = fn(&ScaleRun) -> Change;
+
 fn scale(report: &Report, names: &[&str]) -> Section {
     let row = |scale: &ScaleReport| {
         let mut row = vec![services(scale)];
-        let figures: [(fn(&ScaleRun) -> f64, fn(f64) -> String); 4] = [
+        let figures: [(Reading, fn(f64) -> String); 4] = [
             (|run| run.idle_rss as f64, mib),
             (|run| run.busy_rss as f64, mib),
             (|run| run.cpu_per_request, figure),
@@ -194,7 +199,7 @@ fn scale(report: &Report, names: &[&str]) -> Section {
 fn changes(report: &Report, names: &[&str]) -> Section {
     let mut rows = Vec::new();
     for scale in &report.scale {
-        let kinds: [(&str, fn(&ScaleRun) -> Change); 2] =
+        let kinds: [(&str, ChangeOf); 2] =
             [("endpoint", |run| run.endpoint_change), ("route", |run| run.route_change)];
         for (kind, change) in kinds {
             let mut row = vec![format!("{}, one {kind}", services(scale))];
