@@ -166,13 +166,15 @@ fn start(report: &Report, names: &[&str]) -> Section {
 
 /// A figure of a run.
 type Reading = fn(&ScaleRun) -> f64;
+/// How a figure is written.
+type Writing = fn(f64) -> String;
 /// One kind of change in a run.
 type ChangeOf = fn(&ScaleRun) -> Change;
 
 fn scale(report: &Report, names: &[&str]) -> Section {
     let row = |scale: &ScaleReport| {
         let mut row = vec![services(scale)];
-        let figures: [(Reading, fn(f64) -> String); 4] = [
+        let figures: [(Reading, Writing); 4] = [
             (|run| run.idle_rss as f64, mib),
             (|run| run.busy_rss as f64, mib),
             (|run| run.cpu_per_request, figure),
