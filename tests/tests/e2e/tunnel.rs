@@ -405,3 +405,24 @@ fn destinations_may_be_in_the_process() {
         assert_eq!(run.http().await.get("/").await.unwrap().backend(), "app");
     });
 }
+
+#[test]
+fn several_trust_domains_may_be_accepted() {
+    drive(async {
+        let stage = Stage::new().await;
+        let other = "spiffe://other.domain/ns/web/sa/client";
+        let policy =
+            rbac_policy("ALLOW", json!(["any"]), json!([{ "authenticated": { "exact": other } }]));
+        let spec = stage
+            .spec()
+            .field("trust_domains", json!(["cluster.local", "other.domain"]))
+            .http_with(VIP, all_to("app"), json!({ "filters": [{ "rbac": policy }] }));
+        let run = stage.run(&spec).await;
+        assert_eq!(run.http().await.get("/").await.unwrap().status, 403);
+        let client = run.waypoint.connect(&stage.ca.issue(&CertSpec::uri(other))).await;
+        let mut http = Http1::new(client.open(VIP).await.unwrap());
+        assert_eq!(http.get("/").await.unwrap().status, 200);
+        let third = stage.ca.issue(&CertSpec::uri("spiffe://third.domain/ns/web/sa/client"));
+        assert!(run.waypoint.try_connect(&third).await.is_err());
+    });
+}
