@@ -13,6 +13,7 @@ use crate::report::{Progress, figure};
 use crate::scenario::{SCENARIOS, Scenario};
 use crate::world::World;
 use anyhow::{Context, Result, ensure};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::process::Command;
@@ -45,20 +46,35 @@ async fn profile(args: &ProfileArgs, scenario: &Scenario) -> Result<()> {
     let few = count(&bed, &program, &counts, scenario, FEW).await?;
     let many = count(&bed, &program, &counts, scenario, FEW + args.requests).await?;
     let each = many.saturating_sub(few) as f64 / args.requests.max(1) as f64;
-    let annotated = output_of(Command::new("callgrind_annotate").arg(&counts)).await?;
-    let functions = annotated
-        .lines()
-        .skip_while(|line| !line.contains("file:function"))
-        .skip(2)
-        .filter(|line| !line.trim().is_empty())
-        .take(SHOWN);
-    println!("share of all instructions, start included, by function:");
-    for function in functions {
-        println!("{function}");
+    let mut annotate = Command::new("callgrind_annotate");
+    let annotated = output_of(annotate.args(["--auto=no", "--threshold=100"]).arg(&counts)).await?;
+    println!("instructions per request by function, with the start's divided among them:");
+    for (function, own) in by_function(&annotated).into_iter().take(SHOWN) {
+        println!("{:>10} {function}", figure(own as f64 / (FEW + args.requests) as f64));
     }
     println!("\n{}: {} instructions per request", scenario.name, figure(each));
     println!("callgrind_annotate --inclusive=yes {}", counts.display());
     Ok(())
+}
+
+/// Own instructions of each function, the most first. What was inlined into it from other files stands in
+/// lines of its own in Valgrind's listing: `COUNT (SHARE%)  FILE:FUNCTION [OBJECT]`.
+fn by_function(annotated: &str) -> Vec<(&str, u64)> {
+    let mut functions: BTreeMap<&str, u64> = BTreeMap::new();
+    for line in annotated.lines() {
+        let Some((count, place)) = line.split_once("%)") else { continue };
+        let count = count.split_whitespace().next().unwrap_or_default().replace(',', "");
+        let Ok(count) = count.parse::<u64>() else { continue };
+        let place = place.trim().split(" [/").next().unwrap_or_default();
+        let ends = [".rs:", ".S:", ".c:", ".h:", "???:"];
+        let named = ends.iter().find_map(|end| place.get(place.find(end)? + end.len()..));
+        if let Some(function) = named {
+            *functions.entry(function).or_default() += count;
+        }
+    }
+    let mut functions: Vec<_> = functions.into_iter().collect();
+    functions.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+    functions
 }
 
 /// Instructions of a proxy from start to end, with so many requests.
@@ -105,4 +121,20 @@ async fn count(
     let total = total.and_then(|total| total.trim().parse().ok());
     progress.done("counted");
     total.context("Valgrind has written no total")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn adds_up_what_was_inlined() {
+        let listing = "\
+1,200 (12.00%)  /a/map.rs:http::HeaderMap<T>::get [/b/cairn]
+  300 ( 3.00%)  ./string/x.S:memcpy [/lib/libc.so]
+   50 ( 0.50%)  /a/slice.rs:http::HeaderMap<T>::get
+";
+        let expected = vec![("http::HeaderMap<T>::get", 1250), ("memcpy", 300)];
+        assert_eq!(by_function(listing), expected);
+    }
 }

@@ -71,7 +71,7 @@ async fn run(
     let probe = Probe::new(bed, &proxy)?;
     let first = world.services.first().cloned().context("there is no service")?;
     let first_answer = probe.first_answer(&mut proxy, &first).await?;
-    let start_cpu = proxy.usage()?.cpu;
+    let start_cpu = proxy.usage()?.precise;
     proxy.until_ready().await?;
     sleep(SETTLE).await;
     let idle_rss = proxy.usage()?.rss;

@@ -163,7 +163,8 @@ impl Compiler {
             match (previous.and_then(|previous| previous.compiled.as_ref()), &cluster.compiled) {
                 (Some(before), Some(compiled)) if Arc::ptr_eq(before, compiled) => {}
                 (Some(_), Some(compiled)) => changed.push(Arc::clone(compiled)),
-                (None, None) => {}
+                // A new name in the place of another one, which is gone.
+                (None, None) => renamed |= previous.is_none(),
                 _ => renamed = true,
             }
             kept.clusters.push(Some(cluster));
