@@ -118,7 +118,7 @@ async fn serve(engine: Arc<Engine>, link: Arc<Link>, mut stream: cairn_hbone::Tu
     let counters = link.instance.counters();
     let Some(chain) = destination.http.as_ref() else {
         counters.tunnels_tcp.add_one();
-        return splice::serve(link, resolved, stream, bytes::Bytes::new()).await;
+        return Box::pin(splice::serve(link, resolved, stream, bytes::Bytes::new())).await;
     };
     let question = Question {
         http_only: destination.tcp.is_none(),
@@ -140,11 +140,27 @@ async fn serve(engine: Arc<Engine>, link: Arc<Link>, mut stream: cairn_hbone::Tu
         }
         Protocol::Http2 => {
             counters.tunnels_http2.add_one();
-            downstream::serve_h2(engine, link, stream, first).await;
+            Box::pin(downstream::serve_h2(engine, link, stream, first)).await;
         }
         Protocol::Other => {
             counters.tunnels_tcp.add_one();
-            splice::serve(link, resolved, stream, first).await;
+            Box::pin(splice::serve(link, resolved, stream, first)).await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of the future that a function gives.
+    fn size<A, B, C, F: Future>(_: impl Fn(A, B, C) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// What a tunnel costs for as long as it is open. The rare branches are boxed.
+    #[test]
+    fn a_tunnel_is_small() {
+        assert!(size(serve) <= 2048, "{}", size(serve));
     }
 }

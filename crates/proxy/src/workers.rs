@@ -1,7 +1,7 @@
 //! The threads that traffic runs on: one single-threaded runtime each.
 //!
 //! A tunnel's task runs where its connection's HTTP/2 driver runs, so that what they
-//! say to each other is batched and no lock is contended (measured: docs/architecture.md).
+//! say to each other is batched and no lock is contended.
 //! [`Placement::Spread`] is for few connections that are each too hot for one core.
 
 use crate::engine::Engine;

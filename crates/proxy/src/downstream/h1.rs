@@ -61,7 +61,7 @@ pub(crate) async fn serve(
                 let _peer_is_gone = conn.writer.finish();
                 return;
             }
-            Err(error) => return refuse(conn, &link, error).await,
+            Err(error) => return Box::pin(refuse(conn, &link, error)).await,
         };
         let Some(resolved) = link.resolve() else {
             // The destination is gone: the client connects again and is told so.
@@ -71,7 +71,7 @@ pub(crate) async fn serve(
             return;
         };
         if head.version == Version::HTTP_10 && !chain.accept_http_10 {
-            return refuse(conn, &link, HeadError::Http10).await;
+            return Box::pin(refuse(conn, &link, HeadError::Http10)).await;
         }
         let inbound = Arc::new(Inbound::new(Arc::clone(&link), resolved));
         let session = H1::session(conn, head, inbound, Arc::clone(&slot));
@@ -114,20 +114,27 @@ async fn read_head(conn: &mut Conn, link: &Link) -> Result<Option<RequestHead>, 
     if let Some(head) = head::parse_request(&mut conn.rest, bounds)? {
         return Ok(Some(head));
     }
-    let mut buffer = HeadBuffer::new(std::mem::take(&mut conn.rest));
-    let more = async {
-        while let Some(Ok(chunk)) = conn.reader.chunk().await {
-            buffer.push(chunk);
-            let mut bytes = buffer.take();
-            if let Some(head) = head::parse_request(&mut bytes, bounds)? {
-                conn.rest = bytes;
-                return Ok(Some(head));
-            }
-            buffer.restore(bytes);
-        }
-        if buffer.is_empty() { Ok(None) } else { Err(HeadError::Malformed) }
-    };
+    // Boxed: a head that comes in pieces is rare.
+    let more = Box::pin(read_pieces(conn, bounds));
     tokio::time::timeout(limits.request_head_timeout, more).await.unwrap_or(Err(HeadError::Timeout))
+}
+
+/// Reads a head of which not all is at hand.
+async fn read_pieces(
+    conn: &mut Conn,
+    bounds: HeadLimits,
+) -> Result<Option<RequestHead>, HeadError> {
+    let mut buffer = HeadBuffer::new(std::mem::take(&mut conn.rest));
+    while let Some(Ok(chunk)) = conn.reader.chunk().await {
+        buffer.push(chunk);
+        let mut bytes = buffer.take();
+        if let Some(head) = head::parse_request(&mut bytes, bounds)? {
+            conn.rest = bytes;
+            return Ok(Some(head));
+        }
+        buffer.restore(bytes);
+    }
+    if buffer.is_empty() { Ok(None) } else { Err(HeadError::Malformed) }
 }
 
 /// Answers a request whose head is no good, and ends the connection.
