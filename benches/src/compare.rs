@@ -106,6 +106,8 @@ async fn compare(args: &CompareArgs) -> Result<()> {
     }
     if is_wanted(args, &["scale"]) {
         let points = if args.quick { SCALE_QUICK } else { SCALE };
+        // Each of them takes minutes.
+        let effort = Effort { rounds: effort.rounds.div_ceil(2), ..effort };
         for services in points {
             report.scale.push(scale::measure(&bed, &contenders, *services, effort).await?);
             write(&report, &dir)?;

@@ -1,7 +1,7 @@
 //! Measures Cairn beside Envoy. README.md says how to run it and how to read it.
 //!
-//! One program in several roles: [`compare`] directs, and starts this program again as the load
-//! generator ([`load`]) and as the backend ([`backend`]), so that each is a process of its own with
+//! One program in several roles: `compare` directs, and starts this program again as the load
+//! generator (`load`) and as the backend (`backend`), so that each is a process of its own with
 //! CPU time of its own.
 //!
 //! [`world`] and [`cairn_config`] are public for the micro-benchmarks in `benches/benches`.

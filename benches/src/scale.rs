@@ -16,8 +16,8 @@ use tokio::time::{Instant, sleep};
 
 /// Until a proxy that has nothing to do uses nothing more.
 const SETTLE: Duration = Duration::from_secs(3);
-/// How long an idle proxy is watched.
-const IDLE: Duration = Duration::from_secs(4);
+/// Changes of each kind whose cost is measured.
+const CHANGES: usize = 3;
 /// A change is over when the proxy has been as quiet as before for so long.
 const QUIET: Duration = Duration::from_secs(1);
 /// But it is watched for at least so long: files are looked at once a second.
@@ -75,11 +75,10 @@ async fn run(
     proxy.until_ready().await?;
     sleep(SETTLE).await;
     let idle_rss = proxy.usage()?.rss;
-    let idle = idle_rate(&proxy).await?;
 
-    let mut changed = Changed { bed, proxy: &proxy, probe: &probe, world: &mut world, idle };
-    let mut endpoint_change = changed.cost(Kind::Endpoint).await?;
-    let mut route_change = changed.cost(Kind::Route).await?;
+    let mut changed = Changed { bed, proxy: &proxy, probe: &probe, world: &mut world };
+    let (mut endpoint_change, idle) = changed.cost(Kind::Endpoint).await?;
+    let (mut route_change, _) = changed.cost(Kind::Route).await?;
     let before = changed.under_load(&mut endpoint_change, &mut route_change, progress).await?;
 
     let args = LoadArgs {
@@ -117,14 +116,6 @@ async fn start(bed: &Bed, contender: &Contender, world: &World) -> Result<f64> {
     Ok(millis(ready))
 }
 
-/// Seconds of CPU time per second.
-async fn idle_rate(proxy: &Proxy) -> Result<f64> {
-    let (before, since) = (proxy.usage()?, Instant::now());
-    sleep(IDLE).await;
-    let used = proxy.usage()?.since(before).precise;
-    Ok(used.as_secs_f64() / since.elapsed().as_secs_f64())
-}
-
 /// A file with the addresses of the services that get load.
 fn targets(bed: &Bed, world: &World) -> Result<std::path::PathBuf> {
     let path = bed.dir().join("targets");
@@ -147,8 +138,6 @@ struct Changed<'a> {
     proxy: &'a Proxy,
     probe: &'a Probe,
     world: &'a mut World,
-    /// CPU seconds per second of the idle proxy.
-    idle: f64,
 }
 
 impl Changed<'_> {
@@ -185,38 +174,44 @@ impl Changed<'_> {
         self.probe.until(&service, |reply| reply.header(header) == Some(expected.as_str())).await
     }
 
-    /// CPU time of a change while nothing else happens, and how long it takes until it is used.
-    async fn cost(&mut self, kind: Kind) -> Result<Change> {
-        let mut costs = Vec::new();
-        for _ in 0..3 {
-            let (before, since) = (self.proxy.usage()?, Instant::now());
+    /// CPU time of a change while nothing else happens, over that of as long a time without one, and
+    /// how long it takes until it is used. Beside it the CPU seconds per second of the idle proxy.
+    async fn cost(&mut self, kind: Kind) -> Result<(Change, f64)> {
+        let (mut costs, mut idles) = (Vec::new(), Vec::new());
+        for _ in 0..CHANGES {
+            let before = self.proxy.usage()?;
+            sleep(CHANGE).await;
+            let between = self.proxy.usage()?;
+            let since = Instant::now();
             self.push(kind)?;
-            let used = self.until_quiet(before, since).await?;
-            costs.push(used.as_secs_f64() * 1e3);
+            let idle = between.since(before).precise.as_secs_f64() / CHANGE.as_secs_f64();
+            let used = self.until_quiet(between, since, idle).await?.as_secs_f64();
+            costs.push((used - idle * since.elapsed().as_secs_f64()) * 1e3);
+            idles.push(idle);
             self.seen(kind).await?;
             sleep(QUIET).await;
         }
         self.push(kind)?;
         let until_used = self.seen(kind).await?;
         sleep(QUIET).await;
-        Ok(Change {
-            cpu_ms: median(costs.into_iter()).unwrap_or(0.0),
+        let change = Change {
+            cpu_ms: median(costs.into_iter()).unwrap_or(0.0).max(0.0),
             until_used_ms: millis(until_used),
             slowest: 0.0,
-        })
+        };
+        Ok((change, median(idles.into_iter()).unwrap_or(0.0)))
     }
 
-    /// CPU time since `before` until the proxy has become quiet again, over what it uses when idle.
-    async fn until_quiet(&self, before: Usage, since: Instant) -> Result<Duration> {
-        let restless = self.idle * 2.0 * QUIET.as_secs_f64() + RESTLESS.as_secs_f64();
+    /// CPU time since `before` until the proxy has become as quiet as it is when idle.
+    async fn until_quiet(&self, before: Usage, since: Instant, idle: f64) -> Result<Duration> {
+        let restless = idle * 2.0 * QUIET.as_secs_f64() + RESTLESS.as_secs_f64();
         let mut last = before.precise;
         sleep(CHANGE - QUIET).await;
         while since.elapsed() < CHANGE_LIMIT {
             sleep(QUIET).await;
             let now = self.proxy.usage()?;
             if now.precise.saturating_sub(last).as_secs_f64() < restless {
-                let idle = Duration::from_secs_f64(self.idle * since.elapsed().as_secs_f64());
-                return Ok(now.since(before).precise.saturating_sub(idle));
+                return Ok(now.since(before).precise);
             }
             last = now.precise;
         }

@@ -1,5 +1,5 @@
 //! What the proxies are configured with, in words of its own: services, their routes, policies and
-//! pods. [`crate::cairn_config`] and [`crate::envoy_config`] say the same in each proxy's language,
+//! pods. `cairn_config` and `envoy_config` say the same in each proxy's language,
 //! so that both do the same work.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -26,7 +26,7 @@ pub const FORBIDDEN_PREFIX: &str = "/admin";
 /// Name of the response header by which a changed route is seen.
 pub const REVISION_HEADER: &str = "x-revision";
 
-/// Ports of a pod, by what is spoken there; [`crate::backend`] answers accordingly.
+/// Ports of a pod, by what is spoken there; `backend` answers accordingly.
 pub const POD_HTTP1: u16 = 8080;
 /// HTTP/2 with prior knowledge.
 pub const POD_HTTP2: u16 = 8081;

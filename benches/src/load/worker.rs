@@ -28,6 +28,9 @@ struct Common {
     say: Say,
     recorder: Arc<Recorder>,
     pace: Arc<Pace>,
+    /// Between the starts of two places: connections come up one after the other, within the first half of the
+    /// warm-up.
+    ramp: Duration,
 }
 
 /// Prepared requests.
@@ -38,7 +41,7 @@ enum Say {
 }
 
 /// Where a place sends its requests.
-enum Route {
+enum Way {
     /// A tunnel of its own.
     Own { lane: Lane, index: usize },
     /// A connection that it shares.
@@ -70,9 +73,18 @@ impl Worker {
             Speak::H2c => Say::H2c(Arc::new(Calls::new(args.request_bytes, args.response_bytes))),
             Speak::Echo => Say::Echo(vec![b'x'; args.request_bytes.max(1)].into()),
         };
+        let places = args.connections * args.tunnels * args.streams;
+        let ramp = args.warm_up / 2 / u32::try_from(places.max(1))?;
         Ok(Worker {
             lanes: Lanes::new(&args.certs(), args.waypoint, &args.expect)?,
-            common: Arc::new(Common { targets, lifetime: args.lifetime, say, recorder, pace }),
+            common: Arc::new(Common {
+                targets,
+                lifetime: args.lifetime,
+                say,
+                recorder,
+                pace,
+                ramp,
+            }),
         })
     }
 
@@ -86,8 +98,8 @@ impl Worker {
                     let authority = self.common.target(index).to_owned();
                     let shared = Arc::new(Shared::new(lane.clone(), authority));
                     for _ in 0..args.streams {
-                        let route = Route::Shared(Arc::clone(&shared));
-                        workers.spawn(Arc::clone(&self.common).run(route, index));
+                        let way = Way::Shared(Arc::clone(&shared));
+                        workers.spawn(Arc::clone(&self.common).run(way, index));
                         index += 1;
                     }
                     continue;
@@ -96,7 +108,7 @@ impl Worker {
                     Lifetime::Keep | Lifetime::Churn => lane.clone(),
                     Lifetime::Reconnect => self.lanes.lane(),
                 };
-                workers.spawn(Arc::clone(&self.common).run(Route::Own { lane, index }, index));
+                workers.spawn(Arc::clone(&self.common).run(Way::Own { lane, index }, index));
                 index += 1;
             }
         }
@@ -110,14 +122,15 @@ impl Common {
     }
 
     /// One request after the other until there are no more.
-    async fn run(self: Arc<Self>, mut route: Route, first: usize) {
+    async fn run(self: Arc<Self>, mut way: Way, first: usize) {
+        tokio::time::sleep(self.ramp * u32::try_from(first).unwrap_or(0)).await;
         let mut wire = None;
         let mut broken = None;
         while self.recorder.admits() {
             let Some(due) = self.pace.next().await else { return };
             let mut open = match wire.take() {
                 Some(open) => open,
-                None => match self.open(&mut route, broken, first).await {
+                None => match self.open(&mut way, broken, first).await {
                     Ok(open) => open,
                     Err(failure) => {
                         self.failed(&failure).await;
@@ -138,7 +151,7 @@ impl Common {
                 Lifetime::Churn => open.close().await,
                 Lifetime::Reconnect => {
                     drop(open);
-                    route.close();
+                    way.close();
                 }
             }
         }
@@ -151,12 +164,12 @@ impl Common {
 
     async fn open(
         &self,
-        route: &mut Route,
+        way: &mut Way,
         broken: Option<u64>,
         first: usize,
     ) -> Result<Wire, Failure> {
-        match (route, &self.say) {
-            (Route::Own { lane, index }, say) => {
+        match (way, &self.say) {
+            (Way::Own { lane, index }, say) => {
                 let stream = lane.open(self.target(*index)).await?;
                 if self.lifetime != Lifetime::Keep {
                     *index += 1;
@@ -169,17 +182,17 @@ impl Common {
                     Say::H2c(_) => return Err(Failure::new("h2c tunnels are shared")),
                 })
             }
-            (Route::Shared(shared), Say::H2c(calls)) => {
+            (Way::Shared(shared), Say::H2c(calls)) => {
                 Ok(Wire::H2c(shared.caller(broken, calls, first).await?))
             }
-            (Route::Shared(_), _) => Err(Failure::new("only h2c tunnels are shared")),
+            (Way::Shared(_), _) => Err(Failure::new("only h2c tunnels are shared")),
         }
     }
 }
 
-impl Route {
+impl Way {
     fn close(&self) {
-        if let Route::Own { lane, .. } = self {
+        if let Way::Own { lane, .. } = self {
             lane.close();
         }
     }
