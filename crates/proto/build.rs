@@ -1,0 +1,12 @@
+//! Compiles the messages in `proto/` without `protoc`.
+
+use std::error::Error;
+
+const FILES: [&str; 3] = ["proto/ca.proto", "proto/workload.proto", "proto/stats.proto"];
+
+fn main() -> Result<(), Box<dyn Error>> {
+    println!("cargo::rerun-if-changed=proto");
+    let descriptors = protox::compile(FILES, ["proto"])?;
+    tonic_prost_build::configure().btree_map(".").compile_fds(descriptors)?;
+    Ok(())
+}
