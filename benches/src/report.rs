@@ -26,6 +26,9 @@ pub struct Report {
     pub scale: Vec<ScaleReport>,
     /// Memory per connection and tunnel.
     pub memory: Vec<MemoryReport>,
+    /// The last micro-benchmarks.
+    #[serde(default)]
+    pub micro: Vec<MicroReport>,
     /// What was left out, and why.
     pub left_out: Vec<String>,
 }
@@ -110,6 +113,15 @@ pub struct Run {
     pub errors: BTreeMap<String, u64>,
     /// Quantiles of the latency in microseconds.
     pub latency: Latency,
+}
+
+/// One micro-benchmark.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct MicroReport {
+    /// Group, benchmark and parameter.
+    pub name: String,
+    /// Median of one iteration.
+    pub nanoseconds: f64,
 }
 
 /// One connection on two cores against the same on one.

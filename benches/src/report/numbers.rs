@@ -36,7 +36,8 @@ pub fn time(micros: f64) -> String {
     match micros {
         micros if micros >= 999_500.0 => format!("{} s", figure(micros / 1e6)),
         micros if micros >= 999.5 => format!("{} ms", figure(micros / 1e3)),
-        micros => format!("{} µs", figure(micros)),
+        micros if micros >= 0.9995 || micros == 0.0 => format!("{} µs", figure(micros)),
+        micros => format!("{} ns", figure(micros * 1e3)),
     }
 }
 

@@ -26,6 +26,7 @@ pub fn sections(report: &Report) -> Vec<Section> {
     sections.push(scale(report, &names));
     sections.push(changes(report, &names));
     sections.push(memory(report));
+    sections.push(micro(report));
     sections.retain(|section| !section.rows.is_empty());
     sections
 }
@@ -273,6 +274,17 @@ fn memory(report: &Report) -> Section {
              per parked tunnel."
                 .to_owned(),
         ],
+    }
+}
+
+fn micro(report: &Report) -> Section {
+    let rows =
+        report.micro.iter().map(|part| vec![part.name.clone(), time(part.nanoseconds / 1_000.0)]);
+    Section {
+        title: "Parts",
+        columns: ["", "median"].map(str::to_owned).to_vec(),
+        rows: rows.collect(),
+        notes: vec!["The last `cargo bench -p benches` before this report.".to_owned()],
     }
 }
 
