@@ -54,6 +54,7 @@ pub fn smoke() -> Result<()> {
             rounds: 1,
             warm_up: Duration::from_millis(200),
             window: Duration::from_millis(400),
+            changes: 1,
         };
         let bed = Bed::start(&dir, Cores::usable()?.apart()).await?;
         for scenario in &SCENARIOS {
@@ -159,6 +160,7 @@ fn effort(args: &CompareArgs) -> Effort {
         rounds: args.rounds.map_or(rounds, usize::from),
         warm_up: Duration::from_secs(warm_up),
         window: Duration::from_secs(window),
+        changes: 3,
     }
 }
 

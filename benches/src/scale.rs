@@ -16,8 +16,6 @@ use tokio::time::{Instant, sleep};
 
 /// Until a proxy that has nothing to do uses nothing more.
 const SETTLE: Duration = Duration::from_secs(3);
-/// Changes of each kind whose cost is measured.
-const CHANGES: usize = 3;
 /// A change is over when the proxy has been as quiet as before for so long.
 const QUIET: Duration = Duration::from_secs(1);
 /// But it is watched for at least so long: files are looked at once a second.
@@ -77,8 +75,8 @@ async fn run(
     let idle_rss = proxy.usage()?.rss;
 
     let mut changed = Changed { bed, proxy: &proxy, probe: &probe, world: &mut world };
-    let (mut endpoint_change, idle) = changed.cost(Kind::Endpoint).await?;
-    let (mut route_change, _) = changed.cost(Kind::Route).await?;
+    let (mut endpoint_change, idle) = changed.cost(Kind::Endpoint, effort.changes).await?;
+    let (mut route_change, _) = changed.cost(Kind::Route, effort.changes).await?;
     let before = changed.under_load(&mut endpoint_change, &mut route_change, progress).await?;
 
     let args = LoadArgs {
@@ -176,9 +174,9 @@ impl Changed<'_> {
 
     /// CPU time of a change while nothing else happens, over that of as long a time without one, and
     /// how long it takes until it is used. Beside it the CPU seconds per second of the idle proxy.
-    async fn cost(&mut self, kind: Kind) -> Result<(Change, f64)> {
+    async fn cost(&mut self, kind: Kind, changes: usize) -> Result<(Change, f64)> {
         let (mut costs, mut idles) = (Vec::new(), Vec::new());
-        for _ in 0..CHANGES {
+        for _ in 0..changes {
             let before = self.proxy.usage()?;
             sleep(CHANGE).await;
             let between = self.proxy.usage()?;

@@ -20,6 +20,8 @@ pub struct Effort {
     pub warm_up: Duration,
     /// Each window.
     pub window: Duration,
+    /// How often the configuration is changed in each of the ways that are measured.
+    pub changes: usize,
 }
 
 /// Measures one scenario.
