@@ -18,14 +18,12 @@ pub fn bench_dir() -> Result<PathBuf> {
     Ok(target.map_or_else(|| env::temp_dir().join("cairn-bench"), |target| target.join("bench")))
 }
 
-/// Builds Cairn in the profile of this program.
-pub async fn build_cairn() -> Result<PathBuf> {
+/// Builds Cairn in a profile of the workspace.
+pub async fn build_cairn(profile: &str) -> Result<PathBuf> {
     let cargo = env::var_os("CARGO").unwrap_or_else(|| OsString::from(env!("CARGO")));
     let mut command = Command::new(cargo);
     command.args(["build", "-p", "cairn", "--message-format=json-render-diagnostics"]);
-    if !cfg!(debug_assertions) {
-        command.arg("--release");
-    }
+    command.args(["--profile", profile]);
     command.current_dir(env!("CARGO_MANIFEST_DIR")).stderr(Stdio::inherit());
     let output = command.output().await.context("cargo does not start")?;
     ensure!(output.status.success(), "cairn does not build");

@@ -55,6 +55,9 @@ pub struct CompareArgs {
     /// Write the report to docs/performance.md
     #[arg(long)]
     pub write_docs: bool,
+    /// The profile in which Cairn is built: `dist` is what is shipped, `release` is built sooner
+    #[arg(long, value_name = "NAME", default_value = "dist")]
+    pub profile: String,
     /// A build of Cairn to measure, instead of this workspace's
     #[arg(long, value_name = "FILE")]
     pub cairn: Option<PathBuf>,

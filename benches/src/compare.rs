@@ -47,7 +47,8 @@ pub fn smoke() -> Result<()> {
     runtime()?.block_on(async {
         let dir = prepare()?;
         let mut left_out = Vec::new();
-        let contenders = contenders(&CompareArgs::default(), &dir, &mut left_out).await?;
+        let args = CompareArgs { profile: "release".to_owned(), ..CompareArgs::default() };
+        let contenders = contenders(&args, &dir, &mut left_out).await?;
         let on_ci = std::env::var("CI").is_ok_and(|value| value == "true");
         ensure!(!on_ci || left_out.is_empty(), "CI needs all: {}", left_out.join(", "));
         let effort = Effort {
@@ -181,7 +182,7 @@ async fn contenders(
     if args.only != Some(Only::Envoy) {
         let program = match &args.cairn {
             Some(program) => program.clone(),
-            None => build_cairn().await?,
+            None => build_cairn(&args.profile).await?,
         };
         contenders.push(cairn("cairn", program).await);
         if let Some(program) = &args.baseline {

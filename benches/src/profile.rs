@@ -39,7 +39,7 @@ async fn profile(args: &ProfileArgs, scenario: &Scenario) -> Result<()> {
     let dir = prepare()?;
     let program = match &args.cairn {
         Some(program) => program.clone(),
-        None => build_cairn().await?,
+        None => build_cairn("release").await?,
     };
     let bed = Bed::start(&dir, Cores::usable()?.apart()).await?;
     let counts = dir.join(format!("callgrind.{}", scenario.name));

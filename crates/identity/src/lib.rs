@@ -26,6 +26,7 @@ mod peer;
 mod refusal;
 mod spiffe;
 mod tls;
+mod verified;
 
 pub use certificate::SanError;
 pub use credentials::{Credentials, IdentityError, MaterialPart};

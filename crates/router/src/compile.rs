@@ -11,6 +11,7 @@ use crate::destination_index::DestinationIndex;
 use crate::error::{CompileError, Context};
 use crate::findings::{Bounded, Findings};
 use crate::lineup::{Lineup, MadeOf};
+use crate::matching::patterns::Patterns;
 use crate::model::Mesh;
 use crate::registry::Registry;
 use crate::spec;
@@ -23,6 +24,7 @@ use std::sync::Arc;
 pub struct Compiler {
     mesh: Arc<str>,
     registry: Registry,
+    patterns: Patterns,
     kept: Kept,
 }
 
@@ -77,7 +79,12 @@ struct SetPlaces {
 impl Compiler {
     /// For the mesh of that name, which is part of every tenant.
     pub fn new(mesh_name: &str) -> Self {
-        Compiler { mesh: mesh_name.into(), registry: Registry::default(), kept: Kept::default() }
+        Compiler {
+            mesh: mesh_name.into(),
+            registry: Registry::default(),
+            patterns: Patterns::default(),
+            kept: Kept::default(),
+        }
     }
 
     /// Compiles everything or, with all errors, nothing.
@@ -211,7 +218,7 @@ impl Compiler {
                     let spec = Arc::clone(spec);
                     Arc::new(KeptDestination { spec, ..KeptDestination::clone(previous) })
                 }
-                _ => Arc::new(KeptDestination::build(spec, &self.mesh)),
+                _ => Arc::new(KeptDestination::build(spec, &self.mesh, &self.patterns)),
             };
             if destination.missing.0 != kept.cluster_names {
                 let missing = missing_clusters(spec, &kept.snapshot.clusters);
@@ -349,8 +356,8 @@ impl MadeOf<spec::Cluster> for KeptCluster {
 }
 
 impl KeptDestination {
-    fn build(spec: &Arc<spec::Destination>, mesh: &Arc<str>) -> Self {
-        let mut at = Context::new();
+    fn build(spec: &Arc<spec::Destination>, mesh: &Arc<str>, patterns: &Patterns) -> Self {
+        let mut at = Context::knowing(patterns);
         let compiled = Destination::compile(spec, mesh, &mut at);
         let errors = at.into_errors();
         let compiled = compiled.unwrap_or_else(|| {

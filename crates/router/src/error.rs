@@ -3,6 +3,7 @@
 //! A [`Context`] walks along with the compiler: it knows the path of the field that is being
 //! compiled and collects every error, so that one look at the list is enough to repair a file.
 
+use crate::matching::patterns::Patterns;
 use std::fmt::{self, Write};
 
 /// So many errors are kept; further ones only count.
@@ -23,6 +24,7 @@ pub struct Context {
     path: String,
     errors: Vec<CompileError>,
     dropped: usize,
+    patterns: Patterns,
 }
 
 impl fmt::Display for CompileError {
@@ -41,6 +43,15 @@ impl Context {
     /// Starts at the top.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Starts at the top, with what is compiled already.
+    pub(crate) fn knowing(patterns: &Patterns) -> Self {
+        Context { patterns: patterns.clone(), ..Self::default() }
+    }
+
+    pub(crate) fn patterns(&self) -> &Patterns {
+        &self.patterns
     }
 
     /// Runs `compile` one field deeper.

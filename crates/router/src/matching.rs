@@ -2,6 +2,7 @@
 //!
 //! Values are compared as bytes: a header may carry what is no UTF-8.
 
+pub(crate) mod patterns;
 pub(crate) mod re2;
 
 use crate::error::Context;
@@ -188,7 +189,8 @@ pub(crate) fn whole_regex(pattern: &str, at: &mut Context) -> Option<Regex> {
         if pattern.is_empty() {
             return at.reject("is empty");
         }
-        re2::whole(pattern).map_err(|error| at.error(format!("`{pattern}` {error}"))).ok()
+        let compiled = at.patterns().whole(pattern);
+        compiled.map_err(|error| at.error(format!("`{pattern}` {error}"))).ok()
     })
 }
 

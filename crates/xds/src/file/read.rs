@@ -73,7 +73,8 @@ impl Seen {
     pub fn look(root: &Path, previous: &Seen) -> Seen {
         let mut seen = Seen::read(root, previous);
         for _ in 1..ATTEMPTS {
-            if seen.is_current(root) {
+            // What nothing was read of cannot have been read by halves.
+            if !seen.has_read() || seen.is_current(root) {
                 break;
             }
             seen = Seen::read(root, &seen);
@@ -116,6 +117,10 @@ impl Seen {
         let files =
             paths.into_iter().map(|path| SeenFile::read(path, previous, &mut left)).collect();
         Seen { files }
+    }
+
+    fn has_read(&self) -> bool {
+        self.files.iter().any(|file| file.bytes.is_some())
     }
 
     /// Whether the files are still what was read: otherwise half of a change may have been read.
@@ -246,7 +251,7 @@ fn list(root: &Path) -> Result<Vec<PathBuf>, String> {
         let entry = entry.map_err(|e| unreadable(&e))?;
         let path = entry.path();
         let hidden = entry.file_name().as_encoded_bytes().starts_with(b".");
-        if hidden || Format::of(&path).is_none() || path.is_dir() {
+        if hidden || Format::of(&path).is_none() || is_dir(&entry, &path) {
             continue;
         }
         paths.push(path);
@@ -259,6 +264,14 @@ fn list(root: &Path) -> Result<Vec<PathBuf>, String> {
     }
     paths.sort();
     Ok(paths)
+}
+
+/// Follows symlinks. The listing itself knows what most entries are.
+fn is_dir(entry: &fs::DirEntry, path: &Path) -> bool {
+    match entry.file_type() {
+        Ok(kind) if !kind.is_symlink() => kind.is_dir(),
+        _ => path.is_dir(),
+    }
 }
 
 fn unreadable(error: &io::Error) -> String {
