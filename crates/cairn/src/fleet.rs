@@ -48,7 +48,7 @@ impl Roster {
 
 /// What a mesh is started with.
 pub struct NewMesh {
-    /// Address, identity and limits.
+    /// Address, identity and limits; its resources are not looked at.
     pub config: MeshConfig,
     /// What it serves.
     pub resources: Resources,

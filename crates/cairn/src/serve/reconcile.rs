@@ -152,7 +152,7 @@ impl Reconciler {
         let (identity, watch) = identity::of(config).await.map_err(Obstacle::Identity)?;
         let id = identity.current().id.clone();
         let new = NewMesh {
-            config: config.clone(),
+            config: config.settings(),
             resources: config.resources().clone(),
             identity,
             watch,

@@ -171,6 +171,23 @@ async fn server_refuses_bad_clients() {
     }
 }
 
+/// A certificate is no secret: that it was verified before proves nothing about who shows it now.
+#[tokio::test]
+async fn a_known_certificate_without_its_key_is_refused() {
+    let mesh = Mesh::new();
+    let expected = expecting(&mesh.server);
+    let good = mesh.bundle("client", IssueOptions::default());
+    let stolen =
+        PemBundle { key: mesh.bundle("client", IssueOptions::default()).key, ..good.clone() };
+    for _ in 0..2 {
+        let client = client_with(&mesh.client, &expected, Some(&good));
+        assert!(meet(mesh.server.server_config(), client).await.is_ok());
+        let thief = client_with(&mesh.client, &expected, Some(&stolen));
+        let failure = meet(mesh.server.server_config(), thief).await.map(|_| ()).unwrap_err();
+        assert!(failure.server.is_some(), "{failure:?}");
+    }
+}
+
 #[tokio::test]
 async fn server_requires_a_certificate() {
     let mesh = Mesh::new();

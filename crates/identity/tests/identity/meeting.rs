@@ -113,12 +113,14 @@ pub fn client_with(
     Arc::new(config)
 }
 
+/// The key need not be the certificate's.
 fn certified(bundle: &PemBundle) -> CertifiedKey {
     let chain = CertificateDer::pem_slice_iter(bundle.cert_chain.as_bytes())
         .collect::<Result<_, _>>()
         .unwrap();
     let key = PrivateKeyDer::from_pem_slice(bundle.key.as_bytes()).unwrap();
-    CertifiedKey::from_der(chain, key, &rustls::crypto::ring::default_provider()).unwrap()
+    let provider = rustls::crypto::ring::default_provider();
+    CertifiedKey::new(chain, provider.key_provider.load_private_key(key).unwrap())
 }
 
 #[derive(Debug)]

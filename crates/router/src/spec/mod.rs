@@ -32,7 +32,7 @@ use std::sync::Arc;
 ///
 /// The values are shared: a source that hands in the same `Arc` again spares the compiler the
 /// comparison.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Resources {
     /// What CONNECT can name.
@@ -43,6 +43,21 @@ pub struct Resources {
     pub endpoints: Vec<Arc<EndpointSet>>,
     /// Who is at which address: source labels of telemetry.
     pub workloads: Vec<Arc<Workload>>,
+}
+
+/// Values in the same `Arc` are not looked into: thousands of them stay what they are at each change.
+impl PartialEq for Resources {
+    fn eq(&self, other: &Self) -> bool {
+        fn same<T: PartialEq>(one: &[Arc<T>], other: &[Arc<T>]) -> bool {
+            let same = |(one, other): (&Arc<T>, &Arc<T>)| Arc::ptr_eq(one, other) || one == other;
+            one.len() == other.len() && one.iter().zip(other).all(same)
+        }
+        let Resources { destinations, clusters, endpoints, workloads } = other;
+        same(&self.destinations, destinations)
+            && same(&self.clusters, clusters)
+            && same(&self.endpoints, endpoints)
+            && same(&self.workloads, workloads)
+    }
 }
 
 /// Durations as `1h2m3s4ms` strings: any sequence of number and unit (`h`, `m`, `s`, `ms`, `us`).

@@ -96,6 +96,19 @@ impl MeshConfig {
         &self.resources
     }
 
+    /// Everything but the resources, of which there are none in it.
+    pub fn settings(&self) -> MeshConfig {
+        let MeshConfig { name, listen, identity, trust_domains, limits, resources: _ } = self;
+        MeshConfig {
+            name: name.clone(),
+            listen: *listen,
+            identity: identity.clone(),
+            trust_domains: trust_domains.clone(),
+            limits: limits.clone(),
+            resources: Resources::default(),
+        }
+    }
+
     /// Default of [`MeshConfig::listen`]: ztunnel's and Istio's HBONE port.
     pub const DEFAULT_LISTEN: SocketAddr =
         SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 15008);
