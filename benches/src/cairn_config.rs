@@ -8,11 +8,11 @@ use crate::world::{
 };
 use anyhow::{Context, Result};
 use cairn_router::spec::{
-    Action, CidrRange, Cluster, ClusterProtocol, Destination, Endpoint, EndpointSet,
-    EndpointTransport, Forward, HeaderAppend, HeaderMatch, HeaderOps, HeaderValue, Health,
-    HttpChain, HttpFilter, LbPolicy, Locality, PathMatch, Permission, Policy, Principal, Rbac,
-    Retry, RetryBackoff, Route, RouteMatch, RouteTable, StringMatch, TcpChain, ValueMatch,
-    VirtualHost, WeightedTcp, Workload,
+    Action, CidrRange, CircuitBreakers, Cluster, ClusterProtocol, Destination, Endpoint,
+    EndpointSet, EndpointTransport, EscapedSlashes, Forward, ForwardedClientCert, HeaderAppend,
+    HeaderMatch, HeaderOps, HeaderValue, Health, HttpChain, HttpFilter, LbPolicy, Locality,
+    PathMatch, Permission, Policy, Principal, Rbac, Retry, RetryBackoff, Route, RouteMatch,
+    RouteTable, ServerMode, StringMatch, TcpChain, ValueMatch, VirtualHost, WeightedTcp, Workload,
 };
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -140,6 +140,14 @@ fn http_chain(service: &Service) -> HttpChain {
         accept_http_10: false,
         upgrades: vec!["websocket".to_owned()],
         server: "istio-envoy".to_owned(),
+        server_mode: ServerMode::default(),
+        forwarded_client_cert: ForwardedClientCert::default(),
+        generate_request_id: true,
+        append_x_forwarded_port: false,
+        suppress_envoy_headers: false,
+        escaped_slashes: EscapedSlashes::default(),
+        idle_timeout: None,
+        broken: None,
     }
 }
 
@@ -168,6 +176,7 @@ fn route(service: &Service, shape: &RouteShape) -> Route {
             case_sensitive: true,
             headers: shape.header.map(header).into_iter().collect(),
             query: Vec::new(),
+            never: None,
         },
         route: Some(Box::new(Forward {
             cluster: Some(service.inbound_name()),
@@ -187,6 +196,9 @@ fn route(service: &Service, shape: &RouteShape) -> Route {
         } else {
             HeaderOps::default()
         },
+        fault: None,
+        cors: None,
+        decorator: None,
     }
 }
 
@@ -268,6 +280,8 @@ fn tcp_chain(service: &Service) -> TcpChain {
         }],
         clusters: vec![WeightedTcp { name: service.inbound_name(), weight: 1 }],
         idle_timeout: None,
+        max_duration: None,
+        broken: None,
     }
 }
 
@@ -287,6 +301,9 @@ pub fn cluster(service: &Service) -> Cluster {
         tls: None,
         idle_timeout: Duration::from_secs(3600),
         max_requests_per_connection: None,
+        circuit_breakers: CircuitBreakers::default(),
+        original_destination: None,
+        broken: None,
     }
 }
 

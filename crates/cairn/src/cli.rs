@@ -36,12 +36,18 @@ pub enum Command {
     /// The configuration is read again whenever a file changes; a broken file keeps the last good
     /// one. SIGTERM or SIGINT drains: not ready, grace, GOAWAY, finish what is in flight, exit 0.
     /// A second signal ends at once.
+    ///
+    /// `cairn proxy waypoint` is another command: it runs as a waypoint that istiod configures, with the
+    /// arguments of Istio's template. See `cairn proxy waypoint --help`.
     Proxy(ProxyArgs),
     /// Validate a configuration and print a summary
     Check(CheckArgs),
     /// Send one request through an HBONE tunnel and show every step
     #[command(after_help = CURL_HELP)]
     Curl(CurlArgs),
+    /// Say what becomes of a request, and why: policies, route, cluster, endpoints
+    #[command(after_help = EXPLAIN_HELP)]
+    Explain(ExplainArgs),
     /// Make and show certificates for development
     Certs(CertsArgs),
     /// Print the version
@@ -62,6 +68,56 @@ Example:
   cairn curl http://app.shop.svc.cluster.local/hello --waypoint 127.0.0.1:15008 \\
       --to 10.96.0.10:80 --cert web.cert.pem --key web.key.pem --roots roots.pem \\
       --expect spiffe://cluster.local/ns/shop/sa/waypoint";
+
+const EXPLAIN_HELP: &str = "\
+Asks the proxy on this machine, by the model that serves traffic at this moment; --config and
+--captures ask a configuration instead. No request is sent.
+
+Exit codes:
+  0   the request would be answered by an endpoint, a redirect or a fixed response
+  1   wrong arguments, or nobody to ask
+  3   it would be refused, or nothing would answer it
+
+Example:
+  cairn explain 10.96.0.10:80 GET /reviews -H 'host: app.shop' \\
+      --from spiffe://cluster.local/ns/shop/sa/web";
+
+/// Arguments of `explain`.
+#[derive(Debug, Args)]
+pub struct ExplainArgs {
+    /// What CONNECT names: address and port of a service or workload
+    #[arg(value_name = "HOST:PORT")]
+    pub target: String,
+    /// Request method; without one: `GET /` where the destination speaks nothing but HTTP
+    pub method: Option<String>,
+    /// Path and query [default: /]
+    #[arg(requires = "method")]
+    pub path: Option<String>,
+    /// A request header, `Name: value`; may be repeated
+    #[arg(short = 'H', long = "header", value_name = "HEADER")]
+    pub headers: Vec<String>,
+    /// Identity of the client [default: none]
+    #[arg(long, value_name = "SPIFFE-ID")]
+    pub from: Option<String>,
+    /// Address of the client
+    #[arg(long, value_name = "IP")]
+    pub source_ip: Option<String>,
+    /// Name of the mesh, where the proxy serves several
+    #[arg(long, value_name = "NAME")]
+    pub mesh: Option<String>,
+    /// Admin pages of the proxy
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:15000")]
+    pub admin: SocketAddr,
+    /// A configuration to ask instead: a YAML or JSON file, or a directory of them
+    #[arg(long, value_name = "PATH", conflicts_with = "captures")]
+    pub config: Option<PathBuf>,
+    /// Recorded answers of istiod to ask instead: a directory with {cds,lds,eds,workloads,ecds}.pb[.gz]
+    #[arg(long, value_name = "DIR")]
+    pub captures: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
 
 /// Arguments of `demo`.
 #[derive(Debug, Args)]

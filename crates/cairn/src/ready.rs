@@ -17,6 +17,8 @@ pub enum NotReady {
     Waiting(Vec<String>),
     /// It is shutting down.
     Draining,
+    /// Somebody said so on the admin page.
+    Failed,
 }
 
 #[derive(Debug)]
@@ -24,13 +26,14 @@ struct State {
     /// Reasons by what is waited for.
     waits_for: BTreeMap<String, String>,
     draining: bool,
+    failed: bool,
 }
 
 impl Readiness {
     /// Waits for `what` from the start, so that it is never ready too early.
     pub fn waiting_for(what: impl IntoIterator<Item = String>) -> Self {
         let waits_for = what.into_iter().map(|what| (what, "starting".to_owned())).collect();
-        Readiness { state: Mutex::new(State { waits_for, draining: false }) }
+        Readiness { state: Mutex::new(State { waits_for, draining: false, failed: false }) }
     }
 
     /// Says why `what` is not there yet. Nothing happens where it is there already: who was ready
@@ -51,11 +54,18 @@ impl Readiness {
         self.state.lock().draining = true;
     }
 
+    /// Not ready while `failed`, whatever else holds.
+    pub fn fail(&self, failed: bool) {
+        self.state.lock().failed = failed;
+    }
+
     /// `Ok` when traffic is welcome.
     pub fn check(&self) -> Result<(), NotReady> {
         let state = self.state.lock();
         if state.draining {
             Err(NotReady::Draining)
+        } else if state.failed {
+            Err(NotReady::Failed)
         } else if state.waits_for.is_empty() {
             Ok(())
         } else {
@@ -70,6 +80,7 @@ impl fmt::Display for NotReady {
         match self {
             NotReady::Waiting(names) => write!(f, "waiting for {}", names.join(", ")),
             NotReady::Draining => f.write_str("draining"),
+            NotReady::Failed => f.write_str("failed by POST /healthcheck/fail"),
         }
     }
 }
@@ -88,6 +99,10 @@ mod tests {
         readiness.arrived("mesh b");
         assert_eq!(readiness.check(), Ok(()));
         readiness.still_missing("mesh c", "came later");
+        assert_eq!(readiness.check(), Ok(()));
+        readiness.fail(true);
+        assert_eq!(readiness.check(), Err(NotReady::Failed));
+        readiness.fail(false);
         assert_eq!(readiness.check(), Ok(()));
         readiness.drain();
         assert_eq!(readiness.check(), Err(NotReady::Draining));

@@ -22,9 +22,9 @@ use crate::spiffe::SpiffeId;
 use crate::tls;
 
 /// Most certificates in our own chain, the leaf included.
-const MAX_CHAIN: usize = 16;
+pub(crate) const MAX_CHAIN: usize = 16;
 /// Most roots.
-const MAX_ROOTS: usize = 512;
+pub(crate) const MAX_ROOTS: usize = 512;
 
 /// One issue of our identity. Immutable; an [`crate::Identity`] swaps one for the next.
 #[derive(Clone)]
@@ -320,7 +320,8 @@ impl fmt::Debug for Credentials {
     }
 }
 
-fn certificates(
+/// The certificates of a PEM text: at least one, at most `limit`.
+pub(crate) fn certificates(
     pem: &[u8],
     part: MaterialPart,
     limit: usize,
@@ -362,7 +363,9 @@ fn bounded(
     Ok(())
 }
 
-fn root_store(roots: &[CertificateDer<'static>]) -> Result<RootCertStore, IdentityError> {
+pub(crate) fn root_store(
+    roots: &[CertificateDer<'static>],
+) -> Result<RootCertStore, IdentityError> {
     let mut store = RootCertStore::empty();
     for (index, root) in roots.iter().enumerate() {
         store.add(root.clone()).map_err(|error| IdentityError::Root {

@@ -6,8 +6,9 @@ use std::time::{Duration, SystemTime};
 
 use rcgen::string::Ia5String;
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, CertifiedIssuer,
+    DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
+    PKCS_ECDSA_P256_SHA256, SanType,
 };
 use time::OffsetDateTime;
 
@@ -147,8 +148,39 @@ impl DevCa {
     /// # Errors
     /// [`DevCaError`] when a SAN is not ASCII, or the validity does not fit into a certificate.
     pub fn issue_pem(&self, id: &SpiffeId, options: IssueOptions) -> Result<PemBundle, DevCaError> {
-        let IssueOptions { ttl, not_before, server_auth, client_auth, uri_sans, dns_sans } =
-            options;
+        let key = key_pair()?;
+        let leaf = options.params(id)?.signed_by(&key, &self.issuer)?;
+        Ok(PemBundle {
+            cert_chain: leaf.pem() + &self.intermediates,
+            key: key.serialize_pem(),
+            roots: self.root.clone(),
+        })
+    }
+
+    /// Issues a certificate for the key of a PEM certificate signing request, as istiod does: whatever else the request
+    /// asks for is not looked at. Returns one PEM per certificate, the leaf first, then the intermediates; the root is
+    /// not among them.
+    ///
+    /// # Errors
+    /// [`DevCaError`] when the request cannot be read or is not signed by its key, and as [`DevCa::issue_pem`].
+    pub fn sign(
+        &self,
+        request: &str,
+        id: &SpiffeId,
+        options: IssueOptions,
+    ) -> Result<Vec<String>, DevCaError> {
+        const END: &str = "-----END CERTIFICATE-----\n";
+        let request = CertificateSigningRequestParams::from_pem(request)?;
+        let leaf = options.params(id)?.signed_by(&request.public_key, &self.issuer)?;
+        let mut chain = vec![leaf.pem()];
+        chain.extend(self.intermediates.split_inclusive(END).map(str::to_owned));
+        Ok(chain)
+    }
+}
+
+impl IssueOptions {
+    fn params(self, id: &SpiffeId) -> Result<CertificateParams, rcgen::Error> {
+        let Self { ttl, not_before, server_auth, client_auth, uri_sans, dns_sans } = self;
         let now = SystemTime::now();
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
@@ -168,13 +200,7 @@ impl DevCa {
         for name in dns_sans {
             params.subject_alt_names.push(SanType::DnsName(Ia5String::try_from(name)?));
         }
-        let key = key_pair()?;
-        let leaf = params.signed_by(&key, &self.issuer)?;
-        Ok(PemBundle {
-            cert_chain: leaf.pem() + &self.intermediates,
-            key: key.serialize_pem(),
-            roots: self.root.clone(),
-        })
+        Ok(params)
     }
 }
 

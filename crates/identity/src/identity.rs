@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
@@ -27,16 +28,18 @@ const MAX_CLIENT_CONFIGS: usize = 4096;
 pub struct Identity(Arc<Source>);
 
 struct Source {
-    trust_domains: TrustDomains,
     issue: ArcSwap<Issue>,
     /// Held while one issue replaces another, so that generations are handed out in order.
     publishing: Mutex<()>,
     generation: watch::Sender<u64>,
+    /// The generation that istiod did not take when it was last shown; 0: none.
+    refused: AtomicU64,
 }
 
 /// One issue with all that is made of it.
 struct Issue {
     credentials: Arc<Credentials>,
+    trust_domains: TrustDomains,
     server: Arc<ServerConfig>,
     clients: RwLock<HashMap<ExpectedPeers, Arc<ClientConfig>>>,
 }
@@ -51,12 +54,11 @@ impl Identity {
 
     /// As [`Identity::fixed`], with the trust domains whose clients are accepted.
     pub fn new(credentials: Credentials, trust_domains: TrustDomains) -> Self {
-        let issue = Issue::new(credentials, 1, &trust_domains);
         Self(Arc::new(Source {
-            trust_domains,
-            issue: ArcSwap::from_pointee(issue),
+            issue: ArcSwap::from_pointee(Issue::new(credentials, 1, trust_domains)),
             publishing: Mutex::new(()),
             generation: watch::Sender::new(1),
+            refused: AtomicU64::new(0),
         }))
     }
 
@@ -66,8 +68,22 @@ impl Identity {
     }
 
     /// The trust domains whose clients are accepted.
-    pub fn trust_domains(&self) -> &TrustDomains {
-        &self.0.trust_domains
+    pub fn trust_domains(&self) -> TrustDomains {
+        self.0.issue.load().trust_domains.clone()
+    }
+
+    /// Accepts the clients of these trust domains from the next handshake on; open connections stay as they are. The
+    /// credentials stay, so this is no new generation. Returns whether they are others than before.
+    ///
+    /// istiod names them in the listener that it pushes, as URI prefixes `spiffe://<trust domain>/`.
+    pub fn set_trust_domains(&self, trust_domains: TrustDomains) -> bool {
+        let _guard = self.0.publishing.lock();
+        let issue = self.0.issue.load();
+        if issue.trust_domains == trust_domains {
+            return false;
+        }
+        self.0.issue.store(Arc::new(issue.with_trust_domains(trust_domains)));
+        true
     }
 
     /// Tells of each new generation after it is in use. A slow receiver sees only the latest.
@@ -94,7 +110,7 @@ impl Identity {
             credentials.check(SystemTime::now())?;
         }
         let generation = current.generation + 1;
-        let issue = Issue::new(credentials, generation, &self.0.trust_domains);
+        let issue = Issue::new(credentials, generation, self.trust_domains());
         self.0.issue.store(Arc::new(issue));
         self.0.generation.send_replace(generation);
         Ok(())
@@ -116,24 +132,46 @@ impl Identity {
     pub fn client_config(&self, expected: &ExpectedPeers) -> Arc<ClientConfig> {
         self.0.issue.load().client_config(expected)
     }
+
+    /// istiod did not take the certificate of this generation.
+    pub(crate) fn note_refusal(&self, generation: u64) {
+        self.0.refused.store(generation, Ordering::Relaxed);
+    }
+
+    /// Whether istiod did not take the certificate of this generation. Asking forgets it.
+    pub(crate) fn take_refusal(&self, generation: u64) -> bool {
+        self.0.refused.swap(0, Ordering::Relaxed) == generation
+    }
 }
 
 impl fmt::Debug for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Identity")
             .field("credentials", &self.current())
-            .field("trust_domains", &self.0.trust_domains)
+            .field("trust_domains", &self.trust_domains())
             .finish()
     }
 }
 
 impl Issue {
-    fn new(mut credentials: Credentials, generation: u64, trust_domains: &TrustDomains) -> Self {
+    fn new(mut credentials: Credentials, generation: u64, trust_domains: TrustDomains) -> Self {
         credentials.generation = generation;
         Self {
-            server: Arc::new(tls::server_config(&credentials, trust_domains)),
+            server: Arc::new(tls::server_config(&credentials, &trust_domains)),
             credentials: Arc::new(credentials),
-            clients: RwLock::new(HashMap::new()),
+            trust_domains,
+            clients: RwLock::default(),
+        }
+    }
+
+    /// The same credentials. What was made for dialling does not depend on the trust domains and is kept; what was
+    /// verified of clients does, and starts anew with the new verifier.
+    fn with_trust_domains(&self, trust_domains: TrustDomains) -> Self {
+        Self {
+            server: Arc::new(tls::server_config(&self.credentials, &trust_domains)),
+            credentials: Arc::clone(&self.credentials),
+            trust_domains,
+            clients: RwLock::new(self.clients.read().clone()),
         }
     }
 

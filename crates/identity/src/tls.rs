@@ -24,7 +24,7 @@ use crate::spiffe::{ExpectedPeers, TrustDomains};
 use crate::verified::VerifiedChains;
 
 /// The one protocol that is spoken over these connections.
-const ALPN: &[u8] = b"h2";
+pub(crate) const ALPN: &[u8] = b"h2";
 
 /// Verifies a client: chain and purpose by webpki, then the trust domain of its one URI SAN. What passed all of it is
 /// not done again for the same certificates while they are valid; trust domains and roots are those of one verifier.

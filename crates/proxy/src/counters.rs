@@ -62,6 +62,8 @@ pub struct Counters {
     pub connections_shed: Count,
     /// Tunnels that are open.
     pub tunnels: Level,
+    /// CONNECTs refused because no new tunnels were taken: 503.
+    pub tunnels_shed: Count,
     /// Tunnels that carried HTTP/1.1.
     pub tunnels_http1: Count,
     /// Tunnels that carried HTTP/2.
@@ -95,6 +97,7 @@ impl Counters {
             connections,
             connections_shed,
             tunnels,
+            tunnels_shed,
             tunnels_http1,
             tunnels_http2,
             tunnels_tcp,
@@ -117,6 +120,12 @@ impl Counters {
                 connections_shed.get(),
             ),
             ("cairn_tunnels", "Tunnels that are open.", false, tunnels.get()),
+            (
+                "cairn_tunnels_shed_total",
+                "CONNECTs refused because no new tunnels were taken.",
+                true,
+                tunnels_shed.get(),
+            ),
             (
                 "cairn_tunnels_http1_total",
                 "Tunnels that carried HTTP/1.1.",

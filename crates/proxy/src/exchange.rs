@@ -1,5 +1,6 @@
 //! What is known of one request while it is handled: the context of Pingora's hooks.
 
+use crate::breakers::Held;
 use crate::counters::{Counters, Raised};
 use crate::inbound::Inbound;
 use crate::mirror::Mirror;
@@ -8,11 +9,12 @@ use crate::upstream::Attempt;
 use cairn_router::action::Forward;
 use cairn_router::action::WeightedCluster;
 use cairn_router::cluster::Cluster;
+use cairn_router::destination::HttpChain;
 use cairn_router::endpoint::ActiveGuard;
 use cairn_router::format::FormatContext;
 use cairn_router::route::{Matched, Route};
 use cairn_telemetry::ResponseFlags;
-use http::{Uri, Version};
+use http::{HeaderValue, Uri, Version};
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -27,6 +29,8 @@ pub(crate) struct Exchange {
     /// The target as the client sent it.
     pub(crate) original: Uri,
     pub(crate) routed: Option<Routed>,
+    /// Origin of a cross-origin request that the route allows.
+    pub(crate) origin: Option<HeaderValue>,
     pub(crate) tries: Tries,
     /// What is to be answered instead of a response.
     pub(crate) reply: Option<LocalReply>,
@@ -62,6 +66,8 @@ pub(crate) struct Tries {
     pub(crate) pause: Option<Duration>,
     pub(crate) current: Option<Arc<Attempt>>,
     pub(crate) active: Option<ActiveGuard>,
+    /// Room of the retry that is under way, where retries are bounded.
+    pub(crate) retry: Option<Held>,
     /// When the current one was begun.
     pub(crate) begun_at: Option<Instant>,
 }
@@ -76,6 +82,7 @@ impl Exchange {
             grpc: false,
             original: Uri::default(),
             routed: None,
+            origin: None,
             tries: Tries::default(),
             reply: None,
             flags: ResponseFlags::NONE,
@@ -91,11 +98,15 @@ impl Exchange {
         self.routed.as_ref()?.forward.as_ref()
     }
 
+    /// The chain that handles it.
+    pub(crate) fn chain(&self) -> Option<&Arc<HttpChain>> {
+        self.inbound.as_ref()?.resolved.destination.http.as_ref()
+    }
+
     /// Where the route is, by the `authority` that the client sent.
     pub(crate) fn matched<'a>(&'a self, authority: &str) -> Option<Matched<'a>> {
-        let chain = self.inbound.as_ref()?.resolved.destination.http.as_ref()?;
         Some(Matched {
-            virtual_host: chain.routes.virtual_host(authority)?,
+            virtual_host: self.chain()?.routes.virtual_host(authority)?,
             route: &self.routed.as_ref()?.route,
         })
     }

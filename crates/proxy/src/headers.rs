@@ -1,5 +1,7 @@
 //! What a proxy does to headers, as Envoy's connection manager and router do it.
 
+use cairn_router::destination::HttpChain;
+use cairn_router::spec::{ForwardedClientCert, ServerMode};
 use http::header::{self, HeaderName, HeaderValue};
 use pingora_error::Result;
 use pingora_http::{RequestHeader, ResponseHeader};
@@ -42,27 +44,33 @@ const NOT_NOMINATED: [&str; 8] = [
 /// Names of our own.
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub(crate) const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 const FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
 /// Brings a client's request into the form that filters and routes see.
 ///
-/// Control headers and `x-forwarded-client-cert` go (Envoy: SANITIZE), `x-forwarded-proto` and `x-request-id`
-/// are there afterwards.
-pub(crate) fn sanitize(request: &mut RequestHeader) -> Result<()> {
+/// Control headers go, and `x-forwarded-client-cert` unless the chain lets it pass; `x-forwarded-proto` is there
+/// afterwards, and `x-request-id` and `x-forwarded-port` where the chain wants them. `port` is what CONNECT named.
+pub(crate) fn sanitize(request: &mut RequestHeader, chain: &HttpChain, port: u16) -> Result<()> {
     for name in CONTROL {
         if request.headers.contains_key(name) {
             request.remove_header(name);
         }
     }
-    if request.headers.contains_key(&FORWARDED_CLIENT_CERT) {
+    if chain.forwarded_client_cert == ForwardedClientCert::Sanitize
+        && request.headers.contains_key(&FORWARDED_CLIENT_CERT)
+    {
         request.remove_header(&FORWARDED_CLIENT_CERT);
     }
     if !request.headers.contains_key(&FORWARDED_PROTO) {
         request.insert_header(FORWARDED_PROTO, HeaderValue::from_static("http"))?;
     }
-    if !request.headers.contains_key(&REQUEST_ID) {
+    if chain.append_x_forwarded_port && !request.headers.contains_key(&FORWARDED_PORT) {
+        request.insert_header(FORWARDED_PORT, HeaderValue::from(port))?;
+    }
+    if chain.generate_request_id && !request.headers.contains_key(&REQUEST_ID) {
         request.insert_header(REQUEST_ID, request_id())?;
     }
     Ok(())
@@ -105,6 +113,19 @@ pub(crate) fn strip_hop(request: &mut RequestHeader, upgrade: bool) -> Result<()
     Ok(())
 }
 
+/// Says who answers, as the chain wants it.
+pub(crate) fn put_server(response: &mut ResponseHeader, chain: &HttpChain) -> Result<()> {
+    let ours = match chain.server_mode {
+        ServerMode::Overwrite => true,
+        ServerMode::AppendIfAbsent => !response.headers.contains_key(header::SERVER),
+        ServerMode::PassThrough => false,
+    };
+    if ours {
+        response.insert_header(header::SERVER, chain.server.clone())?;
+    }
+    Ok(())
+}
+
 /// Drops what belongs to one hop from a response. An answer to an upgrade keeps its `upgrade`.
 pub(crate) fn strip_response_hop(response: &mut ResponseHeader) -> Result<()> {
     let switching = response.status == http::StatusCode::SWITCHING_PROTOCOLS;
@@ -143,6 +164,22 @@ fn request_id() -> HeaderValue {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use cairn_router::compile::Compiler;
+    use serde_json::json;
+    use std::sync::Arc;
+
+    /// With these fields.
+    fn chain(more: serde_json::Value) -> Arc<HttpChain> {
+        let mut chain = json!({"routes": {"virtual_hosts": []}});
+        for (name, value) in more.as_object().unwrap() {
+            chain[name] = value.clone();
+        }
+        let resources = serde_json::from_value(json!({
+            "destinations": [{"name": "d", "hosts": ["d"], "http": chain}],
+        }));
+        let mesh = Compiler::new("mesh").compile(&resources.unwrap()).unwrap();
+        mesh.destinations().next().unwrap().http.clone().unwrap()
+    }
 
     fn request(headers: &[(&'static str, &str)]) -> RequestHeader {
         let mut request = RequestHeader::build_no_case("GET", b"/", None).unwrap();
@@ -159,11 +196,49 @@ mod tests {
             ("x-forwarded-client-cert", "By=x"),
             ("x-request-id", "mine"),
         ]);
-        sanitize(&mut request).unwrap();
+        sanitize(&mut request, &chain(json!({})), 80).unwrap();
         assert!(request.headers.get("x-envoy-max-retries").is_none());
         assert!(request.headers.get("x-forwarded-client-cert").is_none());
+        assert!(request.headers.get("x-forwarded-port").is_none());
         assert_eq!(request.headers["x-request-id"], "mine");
         assert_eq!(request.headers["x-forwarded-proto"], "http");
+    }
+
+    #[test]
+    fn what_a_chain_wants_of_requests() {
+        let chain = chain(json!({
+            "forwarded_client_cert": "always_forward_only",
+            "generate_request_id": false,
+            "append_x_forwarded_port": true,
+        }));
+        let mut bare = request(&[("x-forwarded-client-cert", "By=x")]);
+        sanitize(&mut bare, &chain, 8080).unwrap();
+        assert_eq!(bare.headers["x-forwarded-client-cert"], "By=x");
+        assert_eq!(bare.headers["x-forwarded-port"], "8080");
+        assert!(bare.headers.get("x-request-id").is_none());
+        let mut with_port = request(&[("x-forwarded-port", "1")]);
+        sanitize(&mut with_port, &chain, 8080).unwrap();
+        assert_eq!(with_port.headers["x-forwarded-port"], "1");
+    }
+
+    #[test]
+    fn who_answers() {
+        for (mode, theirs, none) in [
+            ("overwrite", Some("ours"), Some("ours")),
+            ("append_if_absent", Some("theirs"), Some("ours")),
+            ("pass_through", Some("theirs"), None),
+        ] {
+            let chain = chain(json!({"server": "ours", "server_mode": mode}));
+            for (sent, expected) in [(Some("theirs"), theirs), (None, none)] {
+                let mut response = ResponseHeader::build(200, None).unwrap();
+                if let Some(sent) = sent {
+                    response.insert_header("server", sent).unwrap();
+                }
+                put_server(&mut response, &chain).unwrap();
+                let server = response.headers.get("server").map(|value| value.to_str().unwrap());
+                assert_eq!(server, expected, "{mode} {sent:?}");
+            }
+        }
     }
 
     #[test]

@@ -4,15 +4,19 @@
 //! relay → record. A phase that ends the request leaves a [`LocalReply`] and an error;
 //! the answer is sent in one place, the record is written in one place.
 
+use crate::cors;
 use crate::downstream::ANSWERED_EARLY;
 use crate::exchange::Exchange;
+use crate::fault;
+use crate::filters;
 use crate::grpc;
 use crate::headers;
 use crate::inbound::{Inbound, inbound_of};
 use crate::mirror::Mirror;
 use crate::phases::{
-    admit, apply_response_ops, authorize, begin_try, choose_cluster, finalize_request,
-    finalize_response, local_answer, normalise, route, timeout_of,
+    admit, apply_response_ops, begin_try, choose_cluster, choose_endpoint, finalize_request,
+    finalize_response, finish_response, local_answer, normalise, route, timeout_of, unsupported,
+    wait_for_endpoint,
 };
 use crate::record;
 use crate::reply::{self, Form, LocalReply};
@@ -20,6 +24,7 @@ use crate::retry;
 use async_trait::async_trait;
 use bytes::Bytes;
 use cairn_router::destination::HttpChain;
+use cairn_router::route::Route;
 use cairn_telemetry::ResponseFlags;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use pingora_core::protocols::ALPN;
@@ -58,21 +63,41 @@ fn chain_of(inbound: &Inbound) -> Result<&Arc<HttpChain>> {
 async fn send_reply(session: &mut Session, ctx: &mut Exchange, reply: &LocalReply) -> Result<()> {
     ctx.flags |= reply.flags;
     ctx.details = reply.details.clone();
-    let server = match ctx.inbound.as_ref().map(|inbound| chain_of(inbound)) {
-        Some(Ok(chain)) => chain.server.clone(),
-        _ => HeaderValue::from_static("istio-envoy"),
-    };
     let request = session.req_header();
     let direct = reply.details == "direct_response";
-    let form = Form { grpc: ctx.grpc, method: &request.method, server: &server };
+    let form = Form { grpc: ctx.grpc, method: &request.method };
     let (mut head, body) = reply.render(form)?;
     if ctx.grpc {
-        ctx.grpc_status = Some(grpc::status_of(reply.status));
+        ctx.grpc_status = Some(reply.grpc_status());
     }
     if direct {
         apply_response_ops(ctx, &mut head, request);
     }
+    match ctx.chain() {
+        Some(chain) => finish_response(ctx, chain, &mut head)?,
+        None => head.insert_header(header::SERVER, "istio-envoy")?,
+    }
     reply::send(session, head, body).await
+}
+
+/// What a route does before its action: faults, then what other origins may.
+async fn before_action(
+    route: &Route,
+    inbound: &Inbound,
+    session: &mut Session,
+    ctx: &mut Exchange,
+) -> Result<()> {
+    if let Some(fault) = &route.fault
+        && let Some(reply) = fault::inject(fault, session, ctx).await?
+    {
+        // So that the record names the service, whatever may be wrong with its cluster.
+        let _it_is_aborted_anyway = choose_cluster(ctx, inbound);
+        return Err(answer(ctx, reply));
+    }
+    if let Some(cors) = &route.cors {
+        cors::judge(cors, ctx, session.req_header()).map_err(|reply| answer(ctx, reply))?;
+    }
+    Ok(())
 }
 
 /// Whether the client has got the head of a final response already.
@@ -97,8 +122,11 @@ impl ProxyHttp for Hooks {
         let request = session.req_header_mut();
         ctx.original = request.uri.clone();
         ctx.grpc = grpc::is_grpc(&request.headers);
-        normalise(request, chain).map_err(|reply| answer(ctx, reply))?;
-        headers::sanitize(request)
+        if let Some(reason) = &chain.broken {
+            return Err(answer(ctx, unsupported(reason)));
+        }
+        normalise(request, chain, ctx.grpc).map_err(|reply| answer(ctx, reply))?;
+        headers::sanitize(request, chain, inbound.link.target.port())
     }
 
     async fn request_filter(&self, session: &mut Session, ctx: &mut Exchange) -> Result<bool> {
@@ -117,12 +145,20 @@ impl ProxyHttp for Hooks {
                 return Err(answer(ctx, reply));
             }
         }
-        authorize(&inbound, chain, session.req_header()).map_err(|reply| answer(ctx, reply))?;
+        filters::run(ctx, &inbound, chain, session.req_header_mut())
+            .map_err(|reply| answer(ctx, reply))?;
         admit(ctx, &inbound).map_err(|reply| answer(ctx, reply))?;
         let routed = route(chain, session.req_header()).map_err(|reply| answer(ctx, reply))?;
-        let local = local_answer(&routed, session.req_header());
+        let extras = routed.route.fault.is_some() || routed.route.cors.is_some();
+        let extras = extras.then(|| Arc::clone(&routed.route));
         let forward = routed.forward.clone();
         ctx.routed = Some(routed);
+        if let Some(route) = extras {
+            // Boxed: few routes have them.
+            Box::pin(before_action(&route, &inbound, session, ctx)).await?;
+        }
+        let local =
+            ctx.routed.as_ref().and_then(|routed| local_answer(routed, session.req_header()));
         if let Some(reply) = local {
             return Err(answer(ctx, reply));
         }
@@ -184,8 +220,14 @@ impl ProxyHttp for Hooks {
         }
         let inbound = inbound(ctx)?;
         choose_cluster(ctx, &inbound).map_err(|reply| answer(ctx, reply))?;
+        let endpoint = match choose_endpoint(ctx, &inbound) {
+            Ok(endpoint) => endpoint,
+            Err(none) => Box::pin(wait_for_endpoint(ctx, &inbound, none))
+                .await
+                .map_err(|reply| answer(ctx, reply))?,
+        };
         let version = session.req_header().version;
-        begin_try(ctx, inbound, version).map_err(|reply| answer(ctx, reply))?;
+        begin_try(ctx, inbound, endpoint, version).map_err(|reply| answer(ctx, reply))?;
         let attempt = ctx.tries.current.as_ref().ok_or_else(gone)?;
         let mut peer = HttpPeer::new(attempt.endpoint.address, false, String::new());
         peer.options.alpn = ALPN::Custom(CustomALPN::new(b"cairn".to_vec()));
@@ -205,7 +247,9 @@ impl ProxyHttp for Hooks {
         let timeout =
             ctx.forward().and_then(|forward| timeout_of(forward, ctx.grpc, &request.headers));
         let per_try = ctx.forward().and_then(|forward| forward.retry.as_ref()?.per_try_timeout);
-        if let Some(expected) = per_try.or(timeout).filter(|timeout| !timeout.is_zero()) {
+        if let Some(expected) = per_try.or(timeout).filter(|timeout| !timeout.is_zero())
+            && !chain_of(inbound)?.suppress_envoy_headers
+        {
             let millis = u64::try_from(expected.as_millis()).unwrap_or(u64::MAX);
             request.insert_header(EXPECTED_TIMEOUT, HeaderValue::from(millis))?;
         }

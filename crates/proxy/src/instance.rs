@@ -14,9 +14,11 @@ use cairn_router::workload::Workload;
 use cairn_telemetry::{ServiceLabels, Telemetry, WorkloadLabels};
 use parking_lot::Mutex;
 use std::collections::HashMap;
-use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 
 /// What an instance is made with.
 #[derive(Debug, Clone)]
@@ -32,16 +34,23 @@ pub struct InstanceConfig {
 /// Serves a tunnel inside the process instead of an endpoint.
 pub type LocalHandler = Arc<dyn Fn(Tunnel) + Send + Sync>;
 
+/// Is told of addresses whose identity a request needs and no snapshot has. Called from the
+/// request's task, again and again: it must not block, and find out for itself what it was told before.
+pub type IdentityWait = Arc<dyn Fn(IpAddr) + Send + Sync>;
+
 /// One mesh of this process. Several are kept apart: own identity, snapshot, pools and counters.
 pub struct MeshInstance {
     config: InstanceConfig,
     identity: Identity,
     telemetry: Arc<Telemetry>,
     mesh: ArcSwap<Mesh>,
+    published: Notify,
+    identity_wait: OnceLock<IdentityWait>,
     local: ArcSwap<HashMap<String, LocalHandler>>,
     originators: OnceLock<Box<[Originator]>>,
     pools: Mutex<Vec<Weak<EndpointPool>>>,
     mirrors: AtomicUsize,
+    refusing: AtomicBool,
     counters: Arc<Counters>,
     terminator_counters: Arc<TerminatorCounters>,
     originator_counters: Arc<OriginatorCounters>,
@@ -55,10 +64,13 @@ impl MeshInstance {
             identity,
             telemetry,
             mesh: ArcSwap::from_pointee(Mesh::empty()),
+            published: Notify::new(),
+            identity_wait: OnceLock::new(),
             local: ArcSwap::default(),
             originators: OnceLock::new(),
             pools: Mutex::new(Vec::new()),
             mirrors: AtomicUsize::new(0),
+            refusing: AtomicBool::new(false),
             counters: Arc::default(),
             terminator_counters: Arc::default(),
             originator_counters: Arc::default(),
@@ -80,8 +92,25 @@ impl MeshInstance {
             })
             .collect();
         self.mesh.store(Arc::new(mesh));
+        self.published.notify_waiters();
         self.counters.snapshots.add_one();
         unusable
+    }
+
+    /// From here on a request to a cluster whose endpoints are unusable only because nobody knows
+    /// who they are tells `ask` their addresses, and waits up to 250 ms for a snapshot that knows.
+    /// Without it, and after that time, it gets 503. The first one that is set stays.
+    pub fn set_identity_wait(&self, ask: IdentityWait) {
+        let _first_stays = self.identity_wait.set(ask);
+    }
+
+    pub(crate) fn identity_wait(&self) -> Option<&IdentityWait> {
+        self.identity_wait.get()
+    }
+
+    /// Resolves at the next [`publish`](Self::publish).
+    pub(crate) fn published(&self) -> Notified<'_> {
+        self.published.notified()
     }
 
     /// The current snapshot.
@@ -148,6 +177,16 @@ impl MeshInstance {
             return None;
         }
         known.get(authority).cloned()
+    }
+
+    /// From here on new tunnels are refused with 503 (`true`), for example because memory runs short, or
+    /// let in again. Those that are open go on.
+    pub fn refuse_tunnels(&self, refuse: bool) {
+        self.refusing.store(refuse, Ordering::Relaxed);
+    }
+
+    pub(crate) fn refuses_tunnels(&self) -> bool {
+        self.refusing.load(Ordering::Relaxed)
     }
 
     /// Makes the per-worker parts. The number of workers does not change afterwards.

@@ -11,12 +11,17 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod breakers;
+mod choose;
+mod cors;
 mod counters;
 mod date;
 mod detect;
 mod downstream;
 mod engine;
 mod exchange;
+mod fault;
+mod filters;
 mod framing;
 mod grpc;
 mod head;
@@ -44,7 +49,7 @@ mod workers;
 
 pub use counters::{Count, Counters, Level, Raised};
 pub use head::{fuzz_request, fuzz_response};
-pub use instance::{InstanceConfig, LocalHandler, MeshInstance};
+pub use instance::{IdentityWait, InstanceConfig, LocalHandler, MeshInstance};
 pub use limits::Limits;
 pub use listener::{Drained, ListenError, Running, listen};
 pub use workers::{Placement, Workers};

@@ -7,6 +7,7 @@ use cairn_hbone::{ConnectHeaders, DrainWatch, Peer, Target};
 use cairn_router::request::ConnectionView;
 use cairn_telemetry::{ShardHandle, WorkloadLabels};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// What all requests of one tunnel have in common.
 pub(crate) struct Link {
@@ -66,6 +67,14 @@ impl Link {
         }
         self.resolved.store(Arc::clone(&fresh));
         Some(fresh)
+    }
+
+    /// How long the client may keep the tunnel without a request.
+    pub(crate) fn http_idle_timeout(&self) -> Duration {
+        let known = self.resolved.load();
+        let chain = known.destination.http.as_ref();
+        let configured = chain.and_then(|chain| chain.idle_timeout);
+        configured.unwrap_or(self.instance.limits().http_idle_timeout)
     }
 
     /// What policies may know of the connection.

@@ -3,6 +3,8 @@
 //! A copy is sent when the original has been read to its end, so it never slows it
 //! down; a body over the replay bound is not copied.
 
+use crate::breakers;
+use crate::choose::choose;
 use crate::inbound::Inbound;
 use crate::upstream::{Attempt, Upstream};
 use bytes::{Bytes, BytesMut};
@@ -54,8 +56,9 @@ impl Mirror {
             .iter()
             .filter(|mirror| mirror.applies(rand::random()))
             .filter_map(|mirror| {
-                Some(Copy {
-                    cluster: Arc::clone(inbound.resolved.mesh.cluster(&mirror.cluster)?),
+                let cluster = inbound.resolved.mesh.cluster(&mirror.cluster)?;
+                cluster.broken.is_none().then(|| Copy {
+                    cluster: Arc::clone(cluster),
                     shadow_suffix: mirror.shadow_suffix,
                 })
             })
@@ -114,7 +117,9 @@ struct Prepared {
 
 impl Prepared {
     fn new(original: &Inbound, head: &RequestHeader, copy: &Copy, body: Bytes) -> Option<Self> {
-        let endpoint = Arc::clone(copy.cluster.pick(rand::random, &[], 1)?);
+        let mesh = &original.resolved.mesh;
+        let endpoint = choose(&original.link, mesh, &copy.cluster, &[], 1).ok()?;
+        let room = breakers::request(&copy.cluster).ok()?;
         let inbound =
             Arc::new(Inbound::new(Arc::clone(&original.link), Arc::clone(&original.resolved)));
         let http2 = match copy.cluster.protocol {
@@ -122,13 +127,9 @@ impl Prepared {
             ClusterProtocol::Http2 => true,
             ClusterProtocol::Downstream => head.version == http::Version::HTTP_2,
         };
-        let attempt = Arc::new(Attempt::new(
-            Arc::clone(&inbound),
-            Arc::clone(&copy.cluster),
-            endpoint,
-            http2,
-            None,
-        ));
+        let attempt =
+            Attempt::new(Arc::clone(&inbound), Arc::clone(&copy.cluster), endpoint, http2, None);
+        let attempt = Arc::new(attempt.in_room(room));
         let mut head = Box::new(head.clone());
         if copy.shadow_suffix
             && let Some(host) = head.headers.get(header::HOST)

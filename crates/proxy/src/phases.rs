@@ -1,6 +1,9 @@
 //! The phases of a request as plain functions: each takes what it needs and answers with a value, or with
 //! the reply that ends the request.
 
+use crate::breakers;
+use crate::choose::{self, NoEndpoint, choose};
+use crate::cors;
 use crate::counters::Raised;
 use crate::date;
 use crate::exchange::{Exchange, Routed};
@@ -11,11 +14,12 @@ use crate::reply::LocalReply;
 use crate::sink::{RequestHeaders, ResponseHeaders, Seen};
 use crate::upstream::Attempt;
 use cairn_router::action::Forward;
-use cairn_router::destination::{HttpChain, HttpFilter};
+use cairn_router::destination::HttpChain;
+use cairn_router::endpoint::Endpoint;
 use cairn_router::path;
 use cairn_router::request::RequestView;
 use cairn_router::route::RouteAction;
-use cairn_router::spec::ClusterProtocol;
+use cairn_router::spec::{ClusterProtocol, EscapedSlashes};
 use cairn_telemetry::ResponseFlags;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, Version, header};
 use pingora_error::Result;
@@ -24,6 +28,8 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+const ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-original-path");
+const DECORATOR: HeaderName = HeaderName::from_static("x-envoy-decorator-operation");
 const SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");
 
 /// Bytes of a body that are kept, without a retry policy, for an HTTP/2 endpoint whose GOAWAY leaves the request out.
@@ -43,7 +49,11 @@ pub(crate) fn view<'a>(request: &'a RequestHeader) -> RequestView<'a> {
 }
 
 /// Brings the path into the one form that everything after this sees.
-pub(crate) fn normalise(request: &mut RequestHeader, chain: &HttpChain) -> Result<(), LocalReply> {
+pub(crate) fn normalise(
+    request: &mut RequestHeader,
+    chain: &HttpChain,
+    grpc: bool,
+) -> Result<(), LocalReply> {
     let bad = || {
         LocalReply::new(
             StatusCode::BAD_REQUEST,
@@ -53,12 +63,19 @@ pub(crate) fn normalise(request: &mut RequestHeader, chain: &HttpChain) -> Resul
         )
     };
     let raw = request.uri.path();
+    let unescaped = match chain.escaped_slashes {
+        EscapedSlashes::KeepUnchanged => None,
+        EscapedSlashes::RejectRequest
+        | EscapedSlashes::UnescapeAndForward
+        | EscapedSlashes::UnescapeAndRedirect => path::unescape_slashes(raw),
+    };
+    let path = unescaped.as_deref().unwrap_or(raw);
     let normal = if chain.normalize_path {
-        path::normalize(raw, chain.merge_slashes).map_err(|_| bad())?
+        path::normalize(path, chain.merge_slashes).map_err(|_| bad())?
     } else if chain.merge_slashes {
-        path::merge_slashes(raw)
+        path::merge_slashes(path)
     } else {
-        Cow::Borrowed(raw)
+        Cow::Borrowed(path)
     };
     if normal == raw {
         return Ok(());
@@ -67,35 +84,36 @@ pub(crate) fn normalise(request: &mut RequestHeader, chain: &HttpChain) -> Resul
         Some(query) => format!("{normal}?{query}"),
         None => normal.into_owned(),
     };
+    if unescaped.is_some() {
+        match chain.escaped_slashes {
+            EscapedSlashes::RejectRequest => return Err(bad()),
+            // gRPC knows no redirects (Envoy), and what begins with two slashes names another host.
+            EscapedSlashes::UnescapeAndRedirect if grpc || target.starts_with("//") => {
+                return Err(bad());
+            }
+            EscapedSlashes::UnescapeAndRedirect => {
+                let mut reply = bad();
+                reply.status = StatusCode::TEMPORARY_REDIRECT;
+                let location = HeaderValue::from_str(&target).map_err(|_| bad())?;
+                reply.headers.push((header::LOCATION, location));
+                return Err(reply);
+            }
+            EscapedSlashes::UnescapeAndForward | EscapedSlashes::KeepUnchanged => {}
+        }
+    }
     let uri = Uri::try_from(target).map_err(|_| bad())?;
     request.set_uri(uri);
     Ok(())
 }
 
-/// Policies in order; the first refusal ends the request.
-pub(crate) fn authorize(
-    inbound: &Inbound,
-    chain: &HttpChain,
-    request: &RequestHeader,
-) -> Result<(), LocalReply> {
-    let connection = inbound.link.connection();
-    let request = view(request);
-    for filter in &chain.filters {
-        match filter {
-            HttpFilter::Rbac(rbac) => {
-                let verdict = rbac.check_request(&connection, &request);
-                if verdict.is_denied() {
-                    return Err(LocalReply::new(
-                        StatusCode::FORBIDDEN,
-                        "RBAC: access denied",
-                        ResponseFlags::NONE,
-                        verdict.details().unwrap_or_default(),
-                    ));
-                }
-            }
-        }
-    }
-    Ok(())
+/// The answer of a chain or cluster whose configuration cannot be honoured.
+pub(crate) fn unsupported(reason: &str) -> LocalReply {
+    LocalReply::new(
+        StatusCode::SERVICE_UNAVAILABLE,
+        reason.to_owned(),
+        ResponseFlags::NONE,
+        "unsupported_config",
+    )
 }
 
 /// Whether there is room for one more request.
@@ -110,10 +128,7 @@ pub(crate) fn admit(ctx: &mut Exchange, inbound: &Inbound) -> Result<(), LocalRe
             ResponseFlags::UPSTREAM_OVERFLOW,
             "overload_manager_max_requests",
         );
-        reply.headers.push((
-            HeaderName::from_static("x-envoy-overloaded"),
-            HeaderValue::from_static("true"),
-        ));
+        breakers::mark_overloaded(&mut reply, ctx.chain().map(AsRef::as_ref));
         return Err(reply);
     }
     ctx.in_flight =
@@ -174,18 +189,18 @@ pub(crate) fn choose_cluster(ctx: &mut Exchange, inbound: &Inbound) -> Result<()
     let Some(routed) = ctx.routed.as_mut() else {
         return Ok(());
     };
-    if routed.cluster.is_some() {
-        return Ok(());
-    }
     let Some(forward) = routed.forward.as_ref() else {
         return Ok(());
     };
-    let (name, _) = forward.pick_cluster(routed.draw);
-    match inbound.resolved.mesh.cluster(name) {
-        Some(cluster) => {
-            routed.cluster = Some(Arc::clone(cluster));
-            Ok(())
-        }
+    if routed.cluster.is_none() {
+        let (name, _) = forward.pick_cluster(routed.draw);
+        routed.cluster = inbound.resolved.mesh.cluster(name).cloned();
+    }
+    match &routed.cluster {
+        Some(cluster) => match &cluster.broken {
+            None => Ok(()),
+            Some(reason) => Err(unsupported(reason)),
+        },
         None => Err(LocalReply::new(
             forward.cluster_not_found_status,
             "",
@@ -195,34 +210,66 @@ pub(crate) fn choose_cluster(ctx: &mut Exchange, inbound: &Inbound) -> Result<()
     }
 }
 
-pub(crate) fn no_endpoint() -> LocalReply {
+fn no_endpoint(none: &NoEndpoint) -> LocalReply {
     LocalReply::new(
         StatusCode::SERVICE_UNAVAILABLE,
         "no healthy upstream",
         ResponseFlags::NO_HEALTHY_UPSTREAM,
-        "no_healthy_upstream",
+        none.details(),
     )
 }
 
-/// Picks an endpoint and begins a try at it.
-pub(crate) fn begin_try(
-    ctx: &mut Exchange,
-    inbound: Arc<Inbound>,
-    version: Version,
-) -> Result<(), LocalReply> {
-    let Some((cluster, forward)) = ctx.routed.as_ref().and_then(|routed| {
-        Some((Arc::clone(routed.cluster.as_ref()?), Arc::clone(routed.forward.as_ref()?)))
-    }) else {
-        return Err(no_endpoint());
-    };
-    let retry = forward.retry.as_ref();
+/// The endpoint of the next try.
+pub(crate) fn choose_endpoint(
+    ctx: &Exchange,
+    inbound: &Inbound,
+) -> Result<Arc<Endpoint>, NoEndpoint> {
+    let routed = ctx.routed.as_ref().ok_or(NoEndpoint::Unhealthy)?;
+    let cluster = routed.cluster.as_ref().ok_or(NoEndpoint::Unhealthy)?;
+    let retry = routed.forward.as_ref().and_then(|forward| forward.retry.as_ref());
     let draws = retry.map_or(1, |retry| retry.host_selection_attempts);
     let avoided: &[u64] = if retry.is_none_or(|retry| retry.avoid_previous_hosts) {
         &ctx.tries.endpoints
     } else {
         &[]
     };
-    let endpoint = cluster.pick(rand::random, avoided, draws).cloned().ok_or_else(no_endpoint)?;
+    choose(&inbound.link, &inbound.resolved.mesh, cluster, avoided, draws)
+}
+
+/// The endpoint of the next try after all, if it is only a matter of knowing who is there.
+pub(crate) async fn wait_for_endpoint(
+    ctx: &mut Exchange,
+    inbound: &Inbound,
+    none: NoEndpoint,
+) -> Result<Arc<Endpoint>, LocalReply> {
+    let Some(routed) = ctx.routed.as_mut() else {
+        return Err(no_endpoint(&none));
+    };
+    let Some(cluster) = routed.cluster.clone() else {
+        return Err(no_endpoint(&none));
+    };
+    let (cluster, endpoint) =
+        choose::wait(&inbound.link, &cluster, none).await.map_err(|none| no_endpoint(&none))?;
+    routed.cluster = Some(cluster);
+    Ok(endpoint)
+}
+
+/// Begins a try at an endpoint of the chosen cluster.
+pub(crate) fn begin_try(
+    ctx: &mut Exchange,
+    inbound: Arc<Inbound>,
+    endpoint: Arc<Endpoint>,
+    version: Version,
+) -> Result<(), LocalReply> {
+    let Some((cluster, forward)) = ctx.routed.as_ref().and_then(|routed| {
+        Some((Arc::clone(routed.cluster.as_ref()?), Arc::clone(routed.forward.as_ref()?)))
+    }) else {
+        return Err(no_endpoint(&NoEndpoint::Unhealthy));
+    };
+    // The room of the try before is free already.
+    let room = breakers::request(&cluster)
+        .map_err(|breakers::Overflow| breakers::overflow(ctx.chain().map(AsRef::as_ref)))?;
+    let retry = forward.retry.as_ref();
     let http2 = match cluster.protocol {
         ClusterProtocol::Http1 => false,
         ClusterProtocol::Http2 => true,
@@ -238,6 +285,7 @@ pub(crate) fn begin_try(
     ctx.tries.begun += 1;
     ctx.tries.begun_at = Some(now);
     let attempt = Attempt::new(inbound, cluster, endpoint, http2, per_try)
+        .in_room(room)
         .on_fresh_connection(ctx.tries.stale > 0);
     ctx.tries.current = Some(Arc::new(attempt));
     Ok(())
@@ -255,6 +303,9 @@ pub(crate) fn finalize_request(
         context.virtual_host_name = Some(&matched.virtual_host.name);
         matched.finalize_request(ctx.weighted(), &mut RequestHeaders(request), &context);
     }
+    if ctx.chain().is_some_and(|chain| chain.suppress_envoy_headers) {
+        request.remove_header(&ORIGINAL_PATH);
+    }
 }
 
 /// Everything that we and the route change in a response.
@@ -265,11 +316,10 @@ pub(crate) fn finalize_response(
     client: &RequestHeader,
 ) -> Result<()> {
     headers::strip_response_hop(response)?;
-    response.insert_header(header::SERVER, chain.server.clone())?;
     if !response.headers.contains_key(header::DATE) {
         response.insert_header(header::DATE, date::now())?;
     }
-    if let Some(begun) = ctx.tries.begun_at {
+    if let Some(begun) = ctx.tries.begun_at.filter(|_| !chain.suppress_envoy_headers) {
         let millis = begun.elapsed().as_millis();
         response.insert_header(
             SERVICE_TIME,
@@ -277,7 +327,23 @@ pub(crate) fn finalize_response(
         )?;
     }
     apply_response_ops(ctx, response, client);
-    Ok(())
+    finish_response(ctx, chain, response)
+}
+
+/// What comes after the route's changes: cross-origin headers, the route's name, who answers.
+pub(crate) fn finish_response(
+    ctx: &Exchange,
+    chain: &HttpChain,
+    response: &mut ResponseHeader,
+) -> Result<()> {
+    if ctx.origin.is_some() {
+        cors::put_headers(ctx, response);
+    }
+    if let Some(operation) = ctx.routed.as_ref().and_then(|routed| routed.route.decorator.as_ref())
+    {
+        response.insert_header(DECORATOR, operation.clone())?;
+    }
+    headers::put_server(response, chain)
 }
 
 pub(crate) fn apply_response_ops(

@@ -21,6 +21,8 @@ pub(crate) struct LocalReply {
     pub(crate) flags: ResponseFlags,
     /// Envoy's response code details.
     pub(crate) details: Cow<'static, str>,
+    /// For gRPC, where it is not the one that goes with `status`.
+    pub(crate) grpc_status: Option<u32>,
     pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
 }
 
@@ -36,6 +38,7 @@ impl LocalReply {
             body: body.into(),
             flags,
             details: details.into(),
+            grpc_status: None,
             headers: Vec::new(),
         }
     }
@@ -46,29 +49,36 @@ impl LocalReply {
 pub(crate) struct Form<'a> {
     pub(crate) grpc: bool,
     pub(crate) method: &'a Method,
-    pub(crate) server: &'a HeaderValue,
 }
 
 impl LocalReply {
-    /// Head and body. To a gRPC request everything is in the head: 200 with `grpc-status` (Envoy: `sendLocalReply`).
+    /// What a gRPC client is told.
+    pub(crate) fn grpc_status(&self) -> u32 {
+        self.grpc_status.unwrap_or_else(|| grpc::status_of(self.status))
+    }
+
+    /// Head, but for the server's name, and body. To a gRPC request everything is in the head: 200 with `grpc-status` (Envoy: `sendLocalReply`).
     pub(crate) fn render(&self, form: Form<'_>) -> Result<(ResponseHeader, Bytes)> {
         let status = if form.grpc { StatusCode::OK } else { self.status };
         let mut head = ResponseHeader::build(status, Some(8))?;
         let mut body = Bytes::new();
         if form.grpc {
             head.insert_header(header::CONTENT_TYPE, "application/grpc")?;
-            head.insert_header("grpc-status", grpc::status_of(self.status).to_string())?;
+            head.insert_header("grpc-status", self.grpc_status().to_string())?;
             if !self.body.is_empty() {
                 head.insert_header("grpc-message", grpc::message(&self.body))?;
             }
         } else {
-            if !self.body.is_empty() {
+            let bodiless = matches!(self.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+            if bodiless {
+                // Neither a body nor its length.
+            } else if !self.body.is_empty() {
                 head.insert_header(header::CONTENT_LENGTH, self.body.len())?;
                 head.insert_header(header::CONTENT_TYPE, "text/plain")?;
                 if form.method != Method::HEAD {
                     body = Bytes::copy_from_slice(self.body.as_bytes());
                 }
-            } else if !matches!(self.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
+            } else {
                 head.insert_header(header::CONTENT_LENGTH, 0)?;
             }
         }
@@ -76,7 +86,6 @@ impl LocalReply {
             head.insert_header(name.clone(), value.clone())?;
         }
         head.insert_header(header::DATE, date::now())?;
-        head.insert_header(header::SERVER, form.server.clone())?;
         Ok((head, body))
     }
 }

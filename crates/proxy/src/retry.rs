@@ -1,5 +1,6 @@
 //! Whether a request is tried again, and what is answered when it is not.
 
+use crate::breakers::{self, Overflow};
 use crate::exchange::Exchange;
 use crate::grpc;
 use crate::reply::LocalReply;
@@ -53,6 +54,15 @@ fn decide(
     if ctx.tries.retries >= policy.attempts {
         return Verdict::UsedUp;
     }
+    ctx.tries.retry = None;
+    let cluster = ctx.routed.as_ref().and_then(|routed| routed.cluster.as_ref());
+    match cluster.map_or(Ok(None), |cluster| breakers::retry(cluster)) {
+        Ok(held) => ctx.tries.retry = held,
+        Err(Overflow) => {
+            ctx.flags |= ResponseFlags::UPSTREAM_OVERFLOW;
+            return Verdict::No;
+        }
+    }
     ctx.tries.retries += 1;
     ctx.tries.pause = Some(policy.backoff(ctx.tries.retries, rand::random()));
     again(ctx);
@@ -96,7 +106,9 @@ pub(crate) fn after_failure(session: &Session, ctx: &mut Exchange) -> bool {
     let Some(failure) = attempt.failure().cloned() else {
         return false;
     };
-    attempt.endpoint.state.record_failure();
+    if failure != Failure::Overflow {
+        attempt.endpoint.state.record_failure();
+    }
     tracing::debug!(
         mesh = attempt.inbound.link.instance.name(), cluster = &*attempt.cluster.name,
         endpoint = %attempt.endpoint.address, ?failure, "try failed"
@@ -119,14 +131,17 @@ pub(crate) fn after_failure(session: &Session, ctx: &mut Exchange) -> bool {
         }
         Failure::RefusedStream => policy.on_refused_stream(),
         Failure::Protocol(_) => policy.on_reset(false),
-        Failure::Truncated | Failure::Timeout | Failure::Idle => false,
+        Failure::Truncated | Failure::Timeout | Failure::Idle | Failure::Overflow => false,
     });
     let used_up = match verdict {
         Verdict::Yes => return true,
         Verdict::UsedUp => true,
         Verdict::No => false,
     };
-    ctx.reply = Some(reply_to(&failure, used_up, ctx.tries.retries > 0));
+    ctx.reply = Some(match failure {
+        Failure::Overflow => breakers::overflow(ctx.chain().map(AsRef::as_ref)),
+        failure => reply_to(&failure, used_up, ctx.tries.retries > 0),
+    });
     false
 }
 
@@ -178,6 +193,7 @@ fn reply_to(failure: &Failure, used_up: bool, retried: bool) -> LocalReply {
             ("remote refused stream reset", ResponseFlags::UPSTREAM_REMOTE_RESET)
         }
         Failure::Protocol(_) => ("protocol error", ResponseFlags::UPSTREAM_PROTOCOL_ERROR),
+        Failure::Overflow => ("overflow", ResponseFlags::UPSTREAM_OVERFLOW),
     };
     let status = match failure {
         Failure::Protocol(_) => StatusCode::BAD_GATEWAY,

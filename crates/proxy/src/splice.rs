@@ -1,15 +1,18 @@
 //! Opaque bytes: policies, then an endpoint, then chunks moved both ways without a copy.
 
+use crate::breakers::{self, Held};
+use crate::choose::{choose, wait};
 use crate::inbound::Inbound;
 use crate::instance::{destination_labels, service_labels};
 use crate::io::{ByteReader, ByteWriter, from_tunnel};
 use crate::link::Link;
 use crate::resolve::{self, Resolved};
-use crate::upstream::{Attempt, Destination, dial};
+use crate::upstream::{Attempt, Destination, Failure, dial};
 use bytes::Bytes;
 use cairn_hbone::TunnelStream;
 use cairn_router::cluster::Cluster;
 use cairn_telemetry::{ConnectionEvent, ResponseFlags, SecurityPolicy, Timings};
+use std::borrow::Cow;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -45,6 +48,14 @@ impl Meter {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
+    /// Resolves when so much time has passed since the start, if that is bounded.
+    async fn lasted(&self, bound: Option<Duration>) {
+        match bound {
+            Some(bound) => tokio::time::sleep_until((self.started + bound).into()).await,
+            None => std::future::pending().await,
+        }
+    }
+
     /// Resolves when nothing has passed for `timeout`.
     async fn silent_for(&self, timeout: Duration) {
         loop {
@@ -70,7 +81,7 @@ pub(crate) async fn serve(
     let meter = Meter::new();
     let mut attempt = None;
     let (flags, details) = match run(&link, &resolved, stream, first, &meter, &mut attempt).await {
-        Ok(()) => (ResponseFlags::NONE, String::new()),
+        Ok(()) => (ResponseFlags::NONE, Cow::Borrowed("")),
         Err(End { flags, details }) => (flags, details),
     };
     let cluster = attempt.as_ref().map(|attempt: &Arc<Attempt>| &attempt.cluster);
@@ -106,11 +117,17 @@ pub(crate) async fn serve(
 /// Why a connection ended otherwise than by both ends.
 struct End {
     flags: ResponseFlags,
-    details: String,
+    details: Cow<'static, str>,
 }
 
-fn end(flags: ResponseFlags, details: impl Into<String>) -> End {
+fn end(flags: ResponseFlags, details: impl Into<Cow<'static, str>>) -> End {
     End { flags, details: details.into() }
+}
+
+/// A chain or cluster whose configuration cannot be honoured.
+fn unsupported(reason: &Option<Arc<str>>) -> End {
+    let reason = reason.as_deref().unwrap_or_default();
+    end(ResponseFlags::NONE, format!("unsupported_config: {reason}"))
 }
 
 async fn run(
@@ -126,11 +143,15 @@ async fn run(
     };
     resolve::allowed(&chain.rbac, &link.connection())
         .map_err(|details| end(ResponseFlags::NONE, details))?;
-    let name = chain.pick_cluster(rand::random());
+    let name = chain.pick_cluster(rand::random()).ok_or_else(|| unsupported(&chain.broken))?;
     let cluster = resolved
         .mesh
         .cluster(name)
         .ok_or_else(|| end(ResponseFlags::NO_CLUSTER_FOUND, "cluster_not_found"))?;
+    if cluster.broken.is_some() {
+        return Err(unsupported(&cluster.broken));
+    }
+    let _place = place(cluster).await?;
     let (attempt, (up_reader, up_writer)) = connect(link, resolved, cluster).await?;
     *used = Some(Arc::clone(&attempt));
     let _active = attempt.endpoint.begin();
@@ -148,8 +169,24 @@ async fn run(
             Ok(_) => Ok(()),
             Err(error) => Err(end(ResponseFlags::NONE, format!("connection_failure: {error}"))),
         },
+        () = meter.lasted(chain.max_duration) => {
+            Err(end(ResponseFlags::DURATION_TIMEOUT, "max_connection_duration_reached"))
+        }
         () = meter.silent_for(idle_timeout) => Err(end(ResponseFlags::STREAM_IDLE_TIMEOUT, "idle_timeout")),
     }
+}
+
+/// Leave to have a connection at the cluster.
+async fn place(cluster: &Cluster) -> Result<Option<Held>, End> {
+    if cluster.circuit_breakers.is_none() {
+        return Ok(None);
+    }
+    Box::pin(breakers::place(cluster)).await.map_err(|failure| match failure {
+        Failure::Overflow => {
+            end(ResponseFlags::UPSTREAM_OVERFLOW, "upstream_connection_pool_overflow")
+        }
+        failure => end(ResponseFlags::UPSTREAM_CONNECTION_FAILURE, format!("{failure:?}")),
+    })
 }
 
 type Halves = (ByteReader, ByteWriter);
@@ -161,18 +198,32 @@ async fn connect(
 ) -> Result<(Arc<Attempt>, Halves), End> {
     let mut tried = Vec::new();
     let mut failure = end(ResponseFlags::NO_HEALTHY_UPSTREAM, "no_healthy_upstream");
+    let mut cluster = Arc::clone(cluster);
     while tried.len() < MAX_ENDPOINTS {
-        let Some(endpoint) = cluster.pick(rand::random, &tried, 1) else {
-            break;
+        let endpoint = match choose(link, &resolved.mesh, &cluster, &tried, 1) {
+            Ok(endpoint) => endpoint,
+            Err(_) if !tried.is_empty() => break,
+            Err(none) => {
+                let found = Box::pin(wait(link, &cluster, none))
+                    .await
+                    .map_err(|none| end(ResponseFlags::NO_HEALTHY_UPSTREAM, none.details()))?;
+                cluster = found.0;
+                found.1
+            }
         };
         if tried.contains(&endpoint.id()) {
             break;
         }
         tried.push(endpoint.id());
         let inbound = Arc::new(Inbound::new(Arc::clone(link), Arc::clone(resolved)));
-        let attempt =
-            Arc::new(Attempt::new(inbound, Arc::clone(cluster), Arc::clone(endpoint), false, None));
-        let pool = link.instance.pool(endpoint);
+        let attempt = Arc::new(Attempt::new(
+            inbound,
+            Arc::clone(&cluster),
+            Arc::clone(&endpoint),
+            false,
+            None,
+        ));
+        let pool = link.instance.pool(&endpoint);
         let to = Destination { attempt: &attempt, pool: &pool, http2: false };
         match dial(to).await {
             Ok(dialled) => return Ok((Arc::clone(&attempt), dialled.split())),

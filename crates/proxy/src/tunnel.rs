@@ -32,6 +32,11 @@ impl Door<'_> {
         connect: Connect,
     ) -> Option<impl Future<Output = ()> + Send + 'static> {
         let counters = self.instance.counters();
+        if self.instance.refuses_tunnels() {
+            counters.tunnels_shed.add_one();
+            connect.refuse(StatusCode::SERVICE_UNAVAILABLE, "the waypoint takes no new tunnels");
+            return None;
+        }
         if let Some(handler) = self.instance.local(&connect.target.to_string()) {
             if let Ok(tunnel) = connect.accept() {
                 handler(tunnel);
@@ -44,7 +49,10 @@ impl Door<'_> {
             connect.refuse(StatusCode::NOT_FOUND, "no destination has this address or name");
             return None;
         };
-        if resolved.destination.broken.is_some() {
+        if let Some(reason) = resolved.destination.refusal() {
+            tracing::debug!(
+                mesh = self.instance.name(), target = %connect.target, %reason, "tunnel refused"
+            );
             connect.refuse(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "the destination's configuration cannot be honoured",

@@ -7,6 +7,7 @@ use crate::path;
 use crate::request::RequestView;
 use crate::retry::RetryPolicy;
 use crate::route::Route;
+use crate::share::Share;
 use crate::spec;
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode};
@@ -20,8 +21,6 @@ pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(15);
 pub const MAX_DIRECT_RESPONSE: usize = 1 << 20;
 /// A rewritten path ends here, in bytes.
 const MAX_REWRITTEN: usize = 1 << 20;
-/// The draw for a mirror is out of so many.
-const MILLION: u64 = 1_000_000;
 
 /// Forward to a cluster.
 #[derive(Debug)]
@@ -68,7 +67,7 @@ pub struct Mirror {
     pub cluster: Arc<str>,
     /// `:authority` gets `-shadow` appended.
     pub shadow_suffix: bool,
-    per_million: u64,
+    share: Share,
 }
 
 /// Answer with a redirect.
@@ -137,6 +136,8 @@ impl Forward {
             append_x_forwarded_host,
             mirrors,
             idle_timeout,
+            // Endpoints are chosen by the cluster's policy alone.
+            hash_policy: _,
         } = forward;
         let clusters = Clusters::compile(cluster.as_deref(), weighted_clusters, at);
         let status = at.field("cluster_not_found_status", |at| match cluster_not_found_status {
@@ -280,21 +281,17 @@ impl Mirror {
         if cluster.is_empty() {
             at.field("cluster", |at| at.error("is empty"));
         }
-        let percent = at.field("percent", |at| match (0.0..=100.0).contains(percent) {
-            true => Some(percent),
-            false => at.reject(format!("{percent} is not in 0 to 100")),
-        });
+        let share = Share::compile(*percent, at);
         Some(Mirror {
             cluster: (!cluster.is_empty()).then(|| cluster.as_str().into())?,
             shadow_suffix: *shadow_suffix,
-            // Between 0 and a million, both included.
-            per_million: (percent? * 10_000.0).round() as u64,
+            share: share?,
         })
     }
 
     /// This request is copied; `random` is uniform over 64 bits.
     pub fn applies(&self, random: u64) -> bool {
-        random % MILLION < self.per_million
+        self.share.applies(random)
     }
 }
 

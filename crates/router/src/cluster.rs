@@ -2,13 +2,16 @@
 //! outlives both.
 
 use crate::endpoint::Endpoint;
-use crate::error::{CompileError, Context};
+use crate::error::Context;
 use crate::extensions::Extensions;
 use crate::lb::Balancer;
 use crate::registry::{ClusterKey, Registry};
-use crate::spec::{self, ClusterProtocol, LbPolicy, UpstreamTls};
+use crate::spec::{
+    self, CircuitBreakers, ClusterProtocol, Health, LbPolicy, OriginalDestination, UpstreamTls,
+};
 use ahash::AHashSet;
 use std::any::Any;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -36,6 +39,12 @@ pub struct Cluster {
     pub max_requests_per_connection: Option<u32>,
     /// TLS to the endpoint, inside the tunnel if there is one.
     pub tls: Option<Arc<UpstreamTls>>,
+    /// How much may be under way at once; `None`: nothing is bounded.
+    pub circuit_breakers: Option<CircuitBreakers>,
+    /// Requests go to the address that the client named: [`Cluster::original`] gives the endpoint.
+    pub original_destination: Option<OriginalDestination>,
+    /// Why it cannot be honoured: what is sent there gets 503 with this reason.
+    pub broken: Option<Arc<str>>,
     /// The endpoints of this snapshot.
     pub endpoints: Arc<EndpointSet>,
     /// What outlives snapshots.
@@ -47,6 +56,7 @@ pub struct Cluster {
 pub struct EndpointSet {
     all: Box<[Arc<Endpoint>]>,
     balancer: Balancer,
+    unidentified: Box<[IpAddr]>,
 }
 
 /// What outlives a snapshot: the same name, TLS and protocol have the same state for as long as a
@@ -76,6 +86,9 @@ impl Cluster {
             tls,
             idle_timeout,
             max_requests_per_connection,
+            circuit_breakers,
+            original_destination,
+            broken,
         } = cluster;
         let before = at.error_count();
         if name.is_empty() {
@@ -86,6 +99,9 @@ impl Cluster {
             if value.is_zero() {
                 at.field(field, |at| at.error("must be more than 0"));
             }
+        }
+        if let Some(reason) = broken {
+            at.warn(format!("cannot be honoured, so requests get 503: {reason}"));
         }
         if let Some(tls) = tls {
             at.field("tls", |at| check_tls(tls, at));
@@ -110,6 +126,9 @@ impl Cluster {
             idle_timeout: *idle_timeout,
             max_requests_per_connection: max_requests_per_connection.filter(|most| *most > 0),
             tls,
+            circuit_breakers: bounded(circuit_breakers),
+            original_destination: *original_destination,
+            broken: broken.as_deref().map(Arc::from),
             endpoints: Arc::new(EndpointSet::empty()),
             state: registry.cluster(key),
         })
@@ -131,6 +150,20 @@ impl Cluster {
     ) -> Option<&Arc<Endpoint>> {
         self.endpoints.balancer.pick(&self.state.cursor, random, tried, host_selection_attempts)
     }
+}
+
+/// `None`: nothing is bounded. The largest number is istiod's way to write "no bound".
+fn bounded(breakers: &CircuitBreakers) -> Option<CircuitBreakers> {
+    let CircuitBreakers { max_connections, max_pending_requests, max_requests, max_retries } =
+        breakers;
+    let bound = |most: &Option<u32>| most.filter(|most| *most < u32::MAX);
+    let breakers = CircuitBreakers {
+        max_connections: bound(max_connections),
+        max_pending_requests: bound(max_pending_requests),
+        max_requests: bound(max_requests),
+        max_retries: bound(max_retries),
+    };
+    Some(breakers).filter(|breakers| !breakers.is_empty())
 }
 
 fn check_tls(tls: &UpstreamTls, at: &mut Context) {
@@ -161,21 +194,21 @@ fn short_name(service: &str) -> &str {
 }
 
 impl EndpointSet {
-    /// Compiles the endpoints of `cluster`. One with an error is left out; what is only worth a
-    /// warning goes to `warnings`, with a path below the set.
+    /// Compiles the endpoints of `cluster`. One with an error is left out.
     pub(crate) fn compile(
         set: &spec::EndpointSet,
         cluster: &Cluster,
         registry: &mut Registry,
         at: &mut Context,
-        warnings: &mut Vec<CompileError>,
     ) -> Self {
         let spec::EndpointSet { cluster: _, endpoints } = set;
         let mut addresses = AHashSet::new();
         let mut all = Vec::with_capacity(endpoints.len());
+        let mut unidentified = Vec::new();
         at.field("endpoints", |at| {
             for (index, endpoint) in endpoints.iter().enumerate() {
                 at.index(index, |at| {
+                    let health = endpoint.health;
                     let Some(endpoint) = Endpoint::compile(endpoint, &cluster.state, registry, at)
                     else {
                         return;
@@ -186,23 +219,27 @@ impl EndpointSet {
                         return;
                     }
                     if tunnel.is_some_and(|tunnel| tunnel.identities.is_empty()) {
-                        warnings.push(CompileError {
-                            path: at.path().to_owned(),
-                            message: format!(
-                                "{} has no `identities`: nobody could be trusted there, so it gets no requests",
-                                endpoint.address
-                            ),
-                        });
+                        at.warn(format!(
+                            "{} has no `identities`: nobody could be trusted there, so it gets no requests",
+                            endpoint.address
+                        ));
+                        if health == Health::Healthy {
+                            unidentified.push(endpoint.address.ip());
+                        }
                     }
                     all.push(Arc::new(endpoint));
                 });
             }
         });
-        EndpointSet::new(all, cluster.lb)
+        EndpointSet { unidentified: unidentified.into(), ..EndpointSet::new(all, cluster.lb) }
     }
 
     pub(crate) fn new(all: Vec<Arc<Endpoint>>, policy: LbPolicy) -> Self {
-        EndpointSet { balancer: Balancer::new(&all, policy), all: all.into() }
+        EndpointSet {
+            balancer: Balancer::new(&all, policy),
+            all: all.into(),
+            unidentified: [].into(),
+        }
     }
 
     /// Without any endpoint.
@@ -218,6 +255,12 @@ impl EndpointSet {
     /// Those that get requests: healthy, and of the lowest priority that has healthy ones.
     pub fn candidates(&self) -> &[Arc<Endpoint>] {
         self.balancer.candidates()
+    }
+
+    /// Addresses of those that would be healthy if somebody could be expected there: a tunnel leads
+    /// to them, and no identity is known.
+    pub fn unidentified(&self) -> &[IpAddr] {
+        &self.unidentified
     }
 }
 

@@ -48,6 +48,7 @@ struct KeptDestination {
     spec: Arc<spec::Destination>,
     compiled: Arc<Destination>,
     errors: Vec<CompileError>,
+    warnings: Vec<CompileError>,
     /// Warnings about clusters that were not there when `cluster_names` was this.
     missing: (u64, Vec<CompileError>),
 }
@@ -59,6 +60,7 @@ struct KeptCluster {
     /// `None`: has errors.
     compiled: Option<Arc<Cluster>>,
     errors: Vec<CompileError>,
+    warnings: Vec<CompileError>,
     endpoints: KeptEndpoints,
 }
 
@@ -96,8 +98,8 @@ impl Compiler {
         Ok(self.keep(kept, findings))
     }
 
-    /// Compiles what can be compiled. A destination with an error is there but
-    /// [broken](field@Destination::broken), a cluster is missing, an endpoint is left out, and of two
+    /// Compiles what can be compiled. A chain with an error is there but broken, and so are all chains
+    /// of a [destination](Destination) with an error outside of them; a cluster is missing, an endpoint is left out, and of two
     /// values that claim the same name the first has it. Errors are among the warnings.
     pub fn compile_lossy(&mut self, resources: &spec::Resources) -> Mesh {
         let (kept, findings) = self.build(resources);
@@ -163,6 +165,7 @@ impl Compiler {
                 }
             };
             findings.errors.add_all("clusters", position, &cluster.errors);
+            findings.warnings.add_all("clusters", position, &cluster.warnings);
             if let Some(position) = set_position {
                 findings.errors.add_all("endpoints", position, &cluster.endpoints.errors);
                 findings.warnings.add_all("endpoints", position, &cluster.endpoints.warnings);
@@ -225,6 +228,7 @@ impl Compiler {
                 Arc::make_mut(&mut destination).missing = (kept.cluster_names, missing);
             }
             findings.errors.add_all("destinations", position, &destination.errors);
+            findings.warnings.add_all("destinations", position, &destination.warnings);
             findings.warnings.add_all("destinations", position, &destination.missing.1);
             kept.destinations.push(Some(destination));
         }
@@ -359,19 +363,12 @@ impl KeptDestination {
     fn build(spec: &Arc<spec::Destination>, mesh: &Arc<str>, patterns: &Patterns) -> Self {
         let mut at = Context::knowing(patterns);
         let compiled = Destination::compile(spec, mesh, &mut at);
-        let errors = at.into_errors();
-        let compiled = compiled.unwrap_or_else(|| {
-            let reason = match errors.as_slice() {
-                [] => "cannot be compiled".to_owned(),
-                [only] => only.to_string(),
-                [first, others @ ..] => format!("{first} (and {} more)", others.len()),
-            };
-            Destination::broken(&spec.name, &spec.namespace, mesh, spec.port, reason.into())
-        });
+        let warnings = at.take_warnings();
         KeptDestination {
             spec: Arc::clone(spec),
             compiled: Arc::new(compiled),
-            errors,
+            errors: at.into_errors(),
+            warnings,
             missing: (u64::MAX, Vec::new()),
         }
     }
@@ -390,20 +387,21 @@ impl KeptCluster {
         previous: Option<&KeptCluster>,
         registry: &mut Registry,
     ) -> Self {
-        let (settings, errors) = match previous {
+        let (settings, errors, warnings) = match previous {
             Some(previous) if same(&previous.spec, spec) => {
-                (previous.compiled.clone(), previous.errors.clone())
+                (previous.compiled.clone(), previous.errors.clone(), previous.warnings.clone())
             }
             _ => {
                 let mut at = Context::new();
                 let compiled = Cluster::compile(spec, registry, &mut at);
-                (compiled.map(Arc::new), at.into_errors())
+                let warnings = at.take_warnings();
+                (compiled.map(Arc::new), at.into_errors(), warnings)
             }
         };
         let spec = Arc::clone(spec);
         let Some(settings) = settings else {
             let endpoints = KeptEndpoints::default();
-            return KeptCluster { spec, compiled: None, errors, endpoints };
+            return KeptCluster { spec, compiled: None, errors, warnings, endpoints };
         };
         let reusable = previous.and_then(|previous| {
             let before = previous.compiled.as_ref()?;
@@ -420,9 +418,9 @@ impl KeptCluster {
             (Some((compiled, endpoints)), _) => (Arc::clone(compiled), endpoints.clone()),
             (None, None) => (Arc::new(EndpointSet::empty()), KeptEndpoints::default()),
             (None, Some(set)) => {
-                let (mut at, mut warnings) = (Context::new(), Vec::new());
-                let compiled =
-                    EndpointSet::compile(set, &settings, registry, &mut at, &mut warnings);
+                let mut at = Context::new();
+                let compiled = EndpointSet::compile(set, &settings, registry, &mut at);
+                let warnings = at.take_warnings();
                 let errors = at.into_errors();
                 (Arc::new(compiled), KeptEndpoints { spec: None, errors, warnings })
             }
@@ -433,7 +431,7 @@ impl KeptCluster {
         } else {
             Arc::new(Cluster { endpoints: compiled, ..Cluster::clone(&settings) })
         };
-        KeptCluster { spec, compiled: Some(compiled), errors, endpoints }
+        KeptCluster { spec, compiled: Some(compiled), errors, warnings, endpoints }
     }
 }
 
@@ -482,10 +480,13 @@ fn missing_clusters(
             missing.push((name, path()));
         }
     };
-    if let Some(http) = &destination.http {
+    if let Some(http) = destination.http.as_ref().filter(|chain| chain.broken.is_none()) {
         for (h, host) in http.routes.virtual_hosts.iter().enumerate() {
             for (r, route) in host.routes.iter().enumerate() {
-                let Some(forward) = &route.route else { continue };
+                let Some(forward) = route.route.as_ref().filter(|_| route.matches.never.is_none())
+                else {
+                    continue;
+                };
                 let path = |tail: String| {
                     format!("http.routes.virtual_hosts[{h}].routes[{r}].route.{tail}")
                 };
@@ -501,7 +502,7 @@ fn missing_clusters(
             }
         }
     }
-    if let Some(tcp) = &destination.tcp {
+    if let Some(tcp) = destination.tcp.as_ref().filter(|chain| chain.broken.is_none()) {
         for (c, cluster) in tcp.clusters.iter().enumerate() {
             check(&cluster.name, &|| format!("tcp.clusters[{c}].name"));
         }

@@ -1,9 +1,10 @@
 //! What CONNECT can name, and what happens to its bytes.
 
 use crate::error::Context;
+use crate::header_ops::{CompiledHeaderOps, Message};
 use crate::rbac::CompiledRbac;
 use crate::route::RouteTable;
-use crate::spec;
+use crate::spec::{self, EscapedSlashes, ForwardedClientCert, ServerMode};
 use http::{HeaderName, HeaderValue};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -33,8 +34,8 @@ pub struct Destination {
     pub http: Option<Arc<HttpChain>>,
     /// What is done with other bytes.
     pub tcp: Option<Arc<TcpChain>>,
-    /// Why it could not be compiled: everything is refused with 503. Only in meshes of
-    /// [`Compiler::compile_lossy`](crate::compile::Compiler::compile_lossy), and without chains.
+    /// Why it, or one of its chains, cannot be honoured. For display: the chains themselves say
+    /// what fails, and [`refusal`](Self::refusal) whether anything is left of it.
     pub broken: Option<Arc<str>>,
 }
 
@@ -64,6 +65,24 @@ pub struct HttpChain {
     pub upgrades: Vec<String>,
     /// Value of `server` on responses.
     pub server: HeaderValue,
+    /// What becomes of a `server` header that the endpoint sent.
+    pub server_mode: ServerMode,
+    /// What becomes of `x-forwarded-client-cert`.
+    pub forwarded_client_cert: ForwardedClientCert,
+    /// A request without `x-request-id` gets one.
+    pub generate_request_id: bool,
+    /// `x-forwarded-port` is set where it is missing.
+    pub append_x_forwarded_port: bool,
+    /// No `x-envoy-*` headers are put on requests and responses.
+    pub suppress_envoy_headers: bool,
+    /// What is done with `%2F` and `%5C` in paths, before everything else.
+    pub escaped_slashes: EscapedSlashes,
+    /// The client's end of a tunnel is closed after so long without a request; more than 0. `None`:
+    /// the instance's bound.
+    pub idle_timeout: Option<Duration>,
+    /// Why it cannot be honoured: every request gets 503 with this reason. There are no filters and
+    /// no routes then.
+    pub broken: Option<Arc<str>>,
 }
 
 /// A step before routing.
@@ -71,6 +90,8 @@ pub struct HttpChain {
 pub enum HttpFilter {
     /// Authorization.
     Rbac(CompiledRbac),
+    /// Changes to the request's headers.
+    RequestHeaders(CompiledHeaderOps),
 }
 
 /// What is done with opaque bytes.
@@ -82,15 +103,20 @@ pub struct TcpChain {
     clusters: Box<[(u64, Arc<str>)]>,
     /// No byte in either direction for so long ends it; more than 0. `None`: the instance's bound.
     pub idle_timeout: Option<Duration>,
+    /// It ends after so long whatever passes; more than 0. `None`: no bound.
+    pub max_duration: Option<Duration>,
+    /// Why it cannot be honoured: every connection is refused. There are no clusters then.
+    pub broken: Option<Arc<str>>,
 }
 
 impl Destination {
-    /// Checks and compiles; `None` after an error was recorded.
+    /// Checks and compiles. A chain with an error is broken; an error outside of the chains breaks
+    /// them all, because the connection's policies stand there.
     pub(crate) fn compile(
         destination: &spec::Destination,
         mesh: &Arc<str>,
         at: &mut Context,
-    ) -> Option<Self> {
+    ) -> Self {
         let spec::Destination { name, namespace, addresses, hosts, port, connection, http, tcp } =
             destination;
         let before = at.error_count();
@@ -109,39 +135,59 @@ impl Destination {
         }
         let spec::ConnectionPolicy { rbac } = connection;
         let connection = at.field("connection", |at| at.each("rbac", rbac, CompiledRbac::compile));
-        let http = http.as_ref().map(|chain| at.field("http", |at| HttpChain::compile(chain, at)));
-        let tcp = tcp.as_ref().map(|chain| at.field("tcp", |at| TcpChain::compile(chain, at)));
-        if at.error_count() > before {
-            return None;
-        }
-        Some(Destination {
+        let all: Option<Arc<str>> = at.reason_since(before).map(Arc::from);
+        let http = http.as_ref().map(|chain| {
+            let compiled = parts(at, "http", |at| HttpChain::compile(chain, at));
+            Arc::new(match (&all, compiled) {
+                (None, Ok(chain)) => chain,
+                (Some(reason), _) => HttpChain::broken(chain, Arc::clone(reason)),
+                (None, Err(reason)) => HttpChain::broken(chain, reason),
+            })
+        });
+        let tcp = tcp.as_ref().map(|chain| {
+            let compiled = parts(at, "tcp", |at| TcpChain::compile(chain, at));
+            Arc::new(match (&all, compiled) {
+                (None, Ok(chain)) => chain,
+                (Some(reason), _) => TcpChain::broken(Arc::clone(reason)),
+                (None, Err(reason)) => TcpChain::broken(reason),
+            })
+        });
+        let broken = all
+            .or_else(|| http.as_ref().and_then(|chain| chain.broken.clone()))
+            .or_else(|| tcp.as_ref().and_then(|chain| chain.broken.clone()));
+        Destination {
             name: name.as_str().into(),
             tenant: Tenant { mesh: Arc::clone(mesh), namespace: namespace.as_str().into() },
             port: *port,
-            connection: connection?,
-            http: http.map_or(Some(None), |chain| chain.map(Arc::new).map(Some))?,
-            tcp: tcp.map_or(Some(None), |chain| chain.map(Arc::new).map(Some))?,
-            broken: None,
-        })
+            connection: connection.unwrap_or_default(),
+            http,
+            tcp,
+            broken,
+        }
     }
 
-    /// One that refuses everything.
-    pub(crate) fn broken(
-        name: &str,
-        namespace: &str,
-        mesh: &Arc<str>,
-        port: Option<u16>,
-        reason: Arc<str>,
-    ) -> Self {
-        Destination {
-            name: name.into(),
-            tenant: Tenant { mesh: Arc::clone(mesh), namespace: namespace.into() },
-            port,
-            connection: Vec::new(),
-            http: None,
-            tcp: None,
-            broken: Some(reason),
+    /// Why nothing can be done with any byte, so that CONNECT is refused (503). A broken HTTP chain
+    /// is none: its clients are told inside of the tunnel.
+    pub fn refusal(&self) -> Option<&Arc<str>> {
+        match (&self.http, &self.tcp) {
+            (Some(_), _) => None,
+            (None, Some(tcp)) => tcp.broken.as_ref(),
+            (None, None) => self.broken.as_ref(),
         }
+    }
+}
+
+/// Compiles one chain; the error is why it could not be.
+fn parts<T>(
+    at: &mut Context,
+    field: &str,
+    compile: impl FnOnce(&mut Context) -> Option<T>,
+) -> Result<T, Arc<str>> {
+    let before = at.error_count();
+    let compiled = at.field(field, compile);
+    match (at.reason_since(before), compiled) {
+        (None, Some(chain)) => Ok(chain),
+        (reason, _) => Err(reason.map_or_else(|| "cannot be compiled".into(), Arc::from)),
     }
 }
 
@@ -171,11 +217,28 @@ impl HttpChain {
             accept_http_10,
             upgrades,
             server,
+            server_mode,
+            forwarded_client_cert,
+            generate_request_id,
+            append_x_forwarded_port,
+            suppress_envoy_headers,
+            escaped_slashes,
+            idle_timeout,
+            broken,
         } = chain;
+        if let Some(reason) = broken {
+            at.warn(format!("cannot be honoured, so requests get 503: {reason}"));
+            return Some(HttpChain::broken(chain, reason.as_str().into()));
+        }
         let filters = at.each("filters", filters, |filter, at| match filter {
             spec::HttpFilter::Rbac(rbac) => {
                 at.field("rbac", |at| CompiledRbac::compile(rbac, at)).map(HttpFilter::Rbac)
             }
+            spec::HttpFilter::RequestHeaders(ops) => at
+                .field("request_headers", |at| {
+                    CompiledHeaderOps::compile(ops, Message::Request, at)
+                })
+                .map(HttpFilter::RequestHeaders),
         });
         let routes = at.field("routes", |at| RouteTable::compile(routes, at));
         let upgrades = at.each("upgrades", upgrades, |token, at| {
@@ -185,9 +248,9 @@ impl HttpChain {
                 Err(_) => at.reject(format!("`{token}` is no protocol name such as `websocket`")),
             }
         });
-        let server = at.field("server", |at| match HeaderValue::from_str(server) {
-            Ok(value) if !value.is_empty() => Some(value),
-            _ => at.reject("must be visible text, as for a header value"),
+        let server = at.field("server", |at| match server_value(server) {
+            Some(value) => Some(value),
+            None => at.reject("must be visible text, as for a header value"),
         });
         Some(HttpChain {
             filters: filters?,
@@ -197,7 +260,37 @@ impl HttpChain {
             accept_http_10: *accept_http_10,
             upgrades: upgrades?,
             server: server?,
+            server_mode: *server_mode,
+            forwarded_client_cert: *forwarded_client_cert,
+            generate_request_id: *generate_request_id,
+            append_x_forwarded_port: *append_x_forwarded_port,
+            suppress_envoy_headers: *suppress_envoy_headers,
+            escaped_slashes: *escaped_slashes,
+            idle_timeout: idle_timeout.filter(|timeout| !timeout.is_zero()),
+            broken: None,
         })
+    }
+
+    /// One that answers every request with 503.
+    fn broken(chain: &spec::HttpChain, reason: Arc<str>) -> Self {
+        HttpChain {
+            filters: Vec::new(),
+            routes: RouteTable::default(),
+            normalize_path: chain.normalize_path,
+            merge_slashes: chain.merge_slashes,
+            accept_http_10: chain.accept_http_10,
+            upgrades: Vec::new(),
+            server: server_value(&chain.server)
+                .unwrap_or_else(|| HeaderValue::from_static("istio-envoy")),
+            server_mode: chain.server_mode,
+            forwarded_client_cert: chain.forwarded_client_cert,
+            generate_request_id: chain.generate_request_id,
+            append_x_forwarded_port: chain.append_x_forwarded_port,
+            suppress_envoy_headers: chain.suppress_envoy_headers,
+            escaped_slashes: EscapedSlashes::KeepUnchanged,
+            idle_timeout: chain.idle_timeout.filter(|timeout| !timeout.is_zero()),
+            broken: Some(reason),
+        }
     }
 
     /// An `Upgrade` token, in any case, may pass.
@@ -206,9 +299,17 @@ impl HttpChain {
     }
 }
 
+fn server_value(text: &str) -> Option<HeaderValue> {
+    HeaderValue::from_str(text).ok().filter(|value| !value.is_empty())
+}
+
 impl TcpChain {
     fn compile(chain: &spec::TcpChain, at: &mut Context) -> Option<Self> {
-        let spec::TcpChain { rbac, clusters, idle_timeout } = chain;
+        let spec::TcpChain { rbac, clusters, idle_timeout, max_duration, broken } = chain;
+        if let Some(reason) = broken {
+            at.warn(format!("cannot be honoured, so connections are refused: {reason}"));
+            return Some(TcpChain::broken(reason.as_str().into()));
+        }
         let rbac = at.each("rbac", rbac, CompiledRbac::compile);
         let mut sum = 0_u64;
         let names = at.each("clusters", clusters, |cluster, at| {
@@ -226,15 +327,32 @@ impl TcpChain {
             rbac: rbac?,
             clusters: names.into(),
             idle_timeout: idle_timeout.filter(|timeout| !timeout.is_zero()),
+            max_duration: max_duration.filter(|timeout| !timeout.is_zero()),
+            broken: None,
         })
     }
 
-    /// Chooses a cluster by weight; `random` is uniform over 64 bits.
-    pub fn pick_cluster(&self, random: u64) -> &Arc<str> {
-        let total = self.clusters.last().map_or(0, |(sum, _)| *sum);
-        let point = ((u128::from(random) * u128::from(total)) >> 64) as u64;
+    /// One that refuses every connection.
+    fn broken(reason: Arc<str>) -> Self {
+        TcpChain {
+            rbac: Vec::new(),
+            clusters: [].into(),
+            idle_timeout: None,
+            max_duration: None,
+            broken: Some(reason),
+        }
+    }
+
+    /// Chooses a cluster by weight; `random` is uniform over 64 bits. `None`: the chain is broken.
+    pub fn pick_cluster(&self, random: u64) -> Option<&Arc<str>> {
+        let (total, _) = self.clusters.last()?;
+        let point = ((u128::from(random) * u128::from(*total)) >> 64) as u64;
         let at = self.clusters.partition_point(|(sum, _)| *sum <= point);
-        let (_, name) = self.clusters.get(at).expect("point is less than the last sum");
-        name
+        self.clusters.get(at).map(|(_, name)| name)
+    }
+
+    /// Names of all its clusters.
+    pub fn cluster_names(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.clusters.iter().map(|(_, name)| name)
     }
 }

@@ -151,10 +151,19 @@ fn canonical(network: IpNet) -> IpNet {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::destination::Tenant;
     use proptest::prelude::*;
 
     fn destination(name: &str, port: Option<u16>) -> Arc<Destination> {
-        Arc::new(Destination::broken(name, "shop", &"mesh".into(), port, "test".into()))
+        Arc::new(Destination {
+            name: name.into(),
+            tenant: Tenant { mesh: "mesh".into(), namespace: "shop".into() },
+            port,
+            connection: Vec::new(),
+            http: None,
+            tcp: None,
+            broken: None,
+        })
     }
 
     fn index(of: &[(&str, Option<u16>)]) -> DestinationIndex {

@@ -156,7 +156,8 @@ impl EndpointState {
         }
     }
 
-    /// Unique among all endpoints that one [`Compiler`](crate::compile::Compiler) has ever made.
+    /// Unique among all endpoints that one [`Compiler`](crate::compile::Compiler) has ever made, and
+    /// in its cluster.
     pub fn id(&self) -> u64 {
         self.id
     }

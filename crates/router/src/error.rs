@@ -18,11 +18,12 @@ pub struct CompileError {
     pub message: String,
 }
 
-/// Path of the current field, and the errors so far.
+/// Path of the current field, and the errors and warnings so far.
 #[derive(Debug, Default)]
 pub struct Context {
     path: String,
     errors: Vec<CompileError>,
+    warnings: Vec<CompileError>,
     dropped: usize,
     patterns: Patterns,
 }
@@ -106,6 +107,30 @@ impl Context {
         } else {
             self.dropped += 1;
         }
+    }
+
+    /// Records what works, but hardly as it was meant. At most [`MAX_ERRORS`] are kept.
+    pub fn warn(&mut self, message: impl Into<String>) {
+        if self.warnings.len() < MAX_ERRORS {
+            self.warnings.push(CompileError { path: self.path.clone(), message: message.into() });
+        }
+    }
+
+    /// Takes the warnings so far, in the order in which they were found.
+    pub fn take_warnings(&mut self) -> Vec<CompileError> {
+        std::mem::take(&mut self.warnings)
+    }
+
+    /// What went wrong since there were `before` errors, in one line; `None`: nothing.
+    pub(crate) fn reason_since(&self, before: usize) -> Option<String> {
+        let more = self.error_count().checked_sub(before).filter(|more| *more > 0)?;
+        let Some(first) = self.errors.get(before) else {
+            return Some("cannot be compiled".to_owned());
+        };
+        Some(match more {
+            1 => first.to_string(),
+            more => format!("{first} (and {} more)", more - 1),
+        })
     }
 
     /// Records an error and is `None`, for the ends of `compile` functions.

@@ -256,6 +256,15 @@ impl Operator {
             "REQ" => two(Operator::Request),
             "REQ_WITHOUT_QUERY" => two(Operator::RequestWithoutQuery),
             "RESP" => two(Operator::Response),
+            "FILTER_STATE" => {
+                match arguments.map(|text| text.strip_suffix(":PLAIN").unwrap_or(text)) {
+                    Some("io.istio.peer_principal") => Ok(Operator::Text(Text::PeerUriSan)),
+                    Some("io.istio.local_principal") => Ok(Operator::Text(Text::LocalUriSan)),
+                    _ => Err(format!(
+                        "`%{name}%` knows `io.istio.peer_principal` and `io.istio.local_principal` only"
+                    )),
+                }
+            }
             "START_TIME" => Ok(Operator::StartTime(match arguments {
                 None | Some("") => TimeFormat::iso(),
                 Some(format) => TimeFormat::parse(format)?,
@@ -432,6 +441,9 @@ mod tests {
             ("%DOWNSTREAM_LOCAL_ADDRESS%", "[2001:db8::1]:80"),
             ("%DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT%", "2001:db8::1"),
             ("%DOWNSTREAM_PEER_URI_SAN%", "spiffe://td/ns/a/sa/b"),
+            ("%FILTER_STATE(io.istio.peer_principal:PLAIN)%", "spiffe://td/ns/a/sa/b"),
+            ("%FILTER_STATE(io.istio.peer_principal):6%", "spiffe"),
+            ("%FILTER_STATE(io.istio.local_principal:PLAIN)%", ""),
             ("%UPSTREAM_CLUSTER%%UPSTREAM_CLUSTER_RAW%", "cc"),
             ("%UPSTREAM_HOST%%ROUTE_NAME%%HOSTNAME%%RESPONSE_FLAGS%", ""),
             ("%RESPONSE_CODE%/%BYTES_SENT%/%BYTES_RECEIVED%", "200/7/"),
@@ -460,6 +472,7 @@ mod tests {
             ("%NOPE%", "`%NOPE%` is not known"),
             ("%DYNAMIC_METADATA(a:b)%", "`%DYNAMIC_METADATA%` is not known"),
             ("%PROTOCOL(x)%", "`%PROTOCOL%` takes no arguments"),
+            ("%FILTER_STATE(x:PLAIN)%", "`%FILTER_STATE%` knows"),
             ("%REQ%", "`%REQ%` needs a header's name"),
             ("%REQ(a b)%", "`a b` is no header name"),
             ("%REQ(X?:status)%", "`:status` is not known"),

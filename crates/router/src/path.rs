@@ -60,6 +60,23 @@ pub fn merge_slashes(raw: &str) -> Cow<'_, str> {
     Cow::Owned(merged)
 }
 
+/// `%2F` and `%5C` become slashes; `None`: there are none. A query stays untouched. (Envoy leaves a
+/// backslash for [`normalize`], which makes a slash of it, too.)
+pub fn unescape_slashes(raw: &str) -> Option<String> {
+    let (path, _) = split(raw);
+    let bytes = path.as_bytes();
+    let is_slash = |at: usize| matches!(escaped(bytes, at), Some(b'/' | b'\\'));
+    let starts = memchr::memchr_iter(b'%', bytes).filter(|at| is_slash(*at));
+    let mut unescaped = String::new();
+    let mut rest = 0;
+    for start in starts {
+        unescaped.push_str(&path[rest..start]);
+        unescaped.push('/');
+        rest = start + 3;
+    }
+    (rest > 0).then(|| unescaped + &raw[rest..])
+}
+
 /// Splits a request target in path and query; the `?` belongs to neither.
 pub fn split(path_and_query: &str) -> (&str, Option<&str>) {
     match path_and_query.split_once('?') {
@@ -207,6 +224,22 @@ mod tests {
     #[track_caller]
     fn check(raw: &str, expected: &str) {
         assert_eq!(normalize(raw, false).as_deref(), Ok(expected), "{raw}");
+    }
+
+    #[test]
+    fn escaped_slashes() {
+        for (raw, expected) in [
+            ("/a/b", None),
+            ("/a%2eb", None),
+            ("/a?b=%2F", None),
+            ("/%2", None),
+            ("/a%2Fb", Some("/a/b")),
+            ("/a%2fb%5C%5cc%20?x=%2F", Some("/a/b//c%20?x=%2F")),
+            ("/%2F%2e%2e%2Fb%", Some("//%2e%2e/b%")),
+            ("/%252F", None),
+        ] {
+            assert_eq!(unescape_slashes(raw).as_deref(), expected, "{raw}");
+        }
     }
 
     #[test]

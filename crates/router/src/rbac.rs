@@ -5,13 +5,18 @@
 //!
 //! On a byte stream there is no request to ask about. Such a condition is then neither true nor
 //! false, and neither is its negation: an ALLOW policy that hangs on it does not match, a DENY
-//! policy does. So a policy that was meant for HTTP never opens a TCP port.
+//! policy does. So a policy that was meant for HTTP never opens a TCP port. The same holds for a
+//! condition that is not understood.
 
 use crate::error::Context;
 use crate::matching::{HeaderMatcher, StringMatcher};
+use crate::path_template;
 use crate::request::{ConnectionView, RequestView};
 use crate::spec;
 use ipnet::IpNet;
+use regex::bytes::Regex;
+use std::net::IpAddr;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Conditions may be nested so deep.
@@ -61,6 +66,9 @@ enum Permission {
     Host(StringMatcher),
     DestinationIp(IpNet),
     DestinationPort(u16),
+    DestinationPortRange(Range<u32>),
+    PathTemplate(Regex),
+    Undecidable,
 }
 
 #[derive(Debug, Clone)]
@@ -70,12 +78,16 @@ enum Principal {
     Or(Box<[Principal]>),
     Not(Box<Principal>),
     Authenticated(StringMatcher),
-    /// Of the HBONE peer: at a waypoint both `source_ip` and `remote_ip`.
+    /// Of the HBONE peer.
     SourceIp(IpNet),
+    RemoteIp(IpNet),
     Header(HeaderMatcher),
+    Path(StringMatcher),
+    Undecidable,
 }
 
-/// Whether a condition holds. `Unknown`: it is about a request, and there is none.
+/// Whether a condition holds. `Unknown`: it is about a request, and there is none; or it is not
+/// understood.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Truth {
     No,
@@ -206,6 +218,22 @@ impl Permission {
             spec::Permission::Host(host) => Permission::Host(string("host", host, true, at)?),
             spec::Permission::DestinationIp(range) => Permission::DestinationIp(range.0),
             spec::Permission::DestinationPort(port) => Permission::DestinationPort(*port),
+            spec::Permission::DestinationPortRange { start, end } => {
+                Permission::DestinationPortRange((*start).into()..*end)
+            }
+            spec::Permission::PathTemplate(template) => {
+                at.field("path_template", |at| match path_template::compile(template, at) {
+                    Ok(regex) => Permission::PathTemplate(regex),
+                    Err(reason) => {
+                        undecidable(&reason, at);
+                        Permission::Undecidable
+                    }
+                })
+            }
+            spec::Permission::Undecidable(reason) => {
+                undecidable(reason, at);
+                Permission::Undecidable
+            }
         })
     }
 
@@ -228,6 +256,13 @@ impl Permission {
                 address.is_some_and(|address| range.contains(&address)).into()
             }
             Permission::DestinationPort(port) => (subject.connection.port == *port).into(),
+            Permission::DestinationPortRange(ports) => {
+                ports.contains(&subject.connection.port.into()).into()
+            }
+            Permission::PathTemplate(template) => {
+                subject.ask(|request| template.is_match(request.path.as_bytes()))
+            }
+            Permission::Undecidable => Truth::Unknown,
         }
     }
 }
@@ -249,11 +284,15 @@ impl Principal {
             spec::Principal::Authenticated(id) => {
                 Principal::Authenticated(string("authenticated", id, false, at)?)
             }
-            spec::Principal::SourceIp(range) | spec::Principal::RemoteIp(range) => {
-                Principal::SourceIp(range.0)
-            }
+            spec::Principal::SourceIp(range) => Principal::SourceIp(range.0),
+            spec::Principal::RemoteIp(range) => Principal::RemoteIp(range.0),
             spec::Principal::Header(header) => {
                 Principal::Header(at.field("header", |at| HeaderMatcher::compile(header, at))?)
+            }
+            spec::Principal::Path(path) => Principal::Path(string("path", path, false, at)?),
+            spec::Principal::Undecidable(reason) => {
+                undecidable(reason, at);
+                Principal::Undecidable
             }
         })
     }
@@ -269,7 +308,10 @@ impl Principal {
                 peer.is_some_and(|peer| id.matches(peer.as_bytes())).into()
             }
             Principal::SourceIp(range) => range.contains(&subject.connection.source_ip()).into(),
+            Principal::RemoteIp(range) => range.contains(&subject.remote_ip()).into(),
             Principal::Header(header) => subject.ask(|request| header.matches(request)),
+            Principal::Path(path) => subject.ask(|request| path.matches(request.path.as_bytes())),
+            Principal::Undecidable => Truth::Unknown,
         }
     }
 }
@@ -277,6 +319,12 @@ impl Principal {
 impl Subject<'_> {
     fn ask(&self, condition: impl FnOnce(&RequestView<'_>) -> bool) -> Truth {
         self.request.map_or(Truth::Unknown, |request| condition(request).into())
+    }
+
+    /// The last address of `x-forwarded-for`, else that of the HBONE peer.
+    fn remote_ip(&self) -> IpAddr {
+        let forwarded = self.request.and_then(RequestView::forwarded_for);
+        forwarded.unwrap_or_else(|| self.connection.source_ip())
     }
 }
 
@@ -337,6 +385,12 @@ fn string(
     at: &mut Context,
 ) -> Option<StringMatcher> {
     at.field(field, |at| StringMatcher::compile(matcher, ignore_case, at))
+}
+
+fn undecidable(reason: &str, at: &mut Context) {
+    at.warn(format!(
+        "cannot be decided ({reason}): an ALLOW policy that hangs on it does not match, a DENY policy does"
+    ));
 }
 
 fn too_deep<T>(at: &mut Context) -> Option<T> {

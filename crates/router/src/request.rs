@@ -8,6 +8,8 @@ use http::{HeaderMap, HeaderName, Method};
 use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+
 /// A request's head.
 #[derive(Debug, Clone, Copy)]
 pub struct RequestView<'a> {
@@ -99,6 +101,14 @@ impl<'a> RequestView<'a> {
             Some(query) => Cow::Owned(format!("{}?{query}", self.path)),
             None => Cow::Borrowed(self.path),
         }
+    }
+
+    /// The last address of `x-forwarded-for`: the client's, if who sent the request is trusted
+    /// (Envoy: `use_remote_address: false` with no trusted hops). `None`: there is none.
+    pub fn forwarded_for(&self) -> Option<IpAddr> {
+        let last = self.headers.get_all(X_FORWARDED_FOR).iter().next_back()?;
+        let last = last.to_str().ok()?.rsplit(',').next()?.trim_ascii();
+        last.parse::<IpAddr>().ok().map(|address| address.to_canonical())
     }
 }
 

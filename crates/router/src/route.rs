@@ -5,7 +5,9 @@
 //! Neither step allocates, however many routes there are.
 
 use crate::action::{DirectResponse, Forward, Redirect, WeightedCluster};
+use crate::cors::Cors;
 use crate::error::Context;
+use crate::fault::Fault;
 use crate::format::FormatContext;
 use crate::header_ops::{CompiledHeaderOps, Message, RequestSink};
 use crate::matching::{self, HeaderMatcher, QueryMatcher};
@@ -57,6 +59,12 @@ pub struct Route {
     pub request_headers: CompiledHeaderOps,
     /// Applied after the weighted cluster's own.
     pub response_headers: CompiledHeaderOps,
+    /// Done to some requests before their action. Boxed, as what follows: hardly any route has it.
+    pub fault: Option<Box<Fault>>,
+    /// Cross-origin requests.
+    pub cors: Option<Box<Cors>>,
+    /// Value of `x-envoy-decorator-operation` on responses.
+    pub decorator: Option<HeaderValue>,
     headers: Box<[HeaderMatcher]>,
     query: Box<[QueryMatcher]>,
     matched_len: Option<usize>,
@@ -147,12 +155,16 @@ impl VirtualHost {
         let mut index = RouteIndex::default();
         let mut number = 0;
         let compiled = at.each("routes", routes, |route, at| {
+            if let Some(reason) = &route.matches.never {
+                at.field("match", |at| at.warn(format!("never matches: {reason}")));
+                return Some(None);
+            }
             let key =
                 at.field("match", |at| at.field("path", |at| path_key(&route.matches.path, at)));
             let compiled = Route::compile(route, at);
             index.push(number, key?, route.matches.case_sensitive);
             number += 1;
-            compiled.map(Arc::new)
+            compiled.map(|route| Some(Arc::new(route)))
         });
         let request_headers = at.field("request_headers", |at| {
             CompiledHeaderOps::compile(request_headers, Message::Request, at)
@@ -164,7 +176,7 @@ impl VirtualHost {
             name: name.as_str().into(),
             request_headers: request_headers?,
             response_headers: response_headers?,
-            routes: compiled?.into(),
+            routes: compiled?.into_iter().flatten().collect(),
             index,
         })
         .filter(|_| !domains.is_empty())
@@ -178,7 +190,7 @@ impl VirtualHost {
         self.routes.get(self.index.find(request.path.as_bytes(), fits)? as usize)
     }
 
-    /// All routes in their order.
+    /// All routes in their order, without those that never match.
     pub fn routes(&self) -> &[Arc<Route>] {
         &self.routes
     }
@@ -188,12 +200,15 @@ impl Route {
     fn compile(route: &spec::Route, at: &mut Context) -> Option<Route> {
         let spec::Route {
             name,
-            matches: spec::RouteMatch { path, case_sensitive: _, headers, query },
+            matches: spec::RouteMatch { path, case_sensitive: _, headers, query, never: _ },
             route,
             redirect,
             direct_response,
             request_headers,
             response_headers,
+            fault,
+            cors,
+            decorator,
         } = route;
         let (headers, query) = at.field("match", |at| {
             let headers = at.each("headers", headers, HeaderMatcher::compile);
@@ -217,11 +232,29 @@ impl Route {
         let response_headers = at.field("response_headers", |at| {
             CompiledHeaderOps::compile(response_headers, Message::Response, at)
         });
+        let fault = match fault {
+            Some(fault) => at.field("fault", |at| Fault::compile(fault, at)),
+            None => Some(None),
+        };
+        let cors = match cors {
+            Some(cors) => at.field("cors", |at| Cors::compile(cors, at)).map(Some),
+            None => Some(None),
+        };
+        let decorator = at.field("decorator", |at| match decorator.as_deref() {
+            None | Some("") => Some(None),
+            Some(text) => match HeaderValue::from_str(text) {
+                Ok(text) => Some(Some(text)),
+                Err(_) => at.reject("contains a character that no header value can have"),
+            },
+        });
         Some(Route {
             name: name.as_str().into(),
             action: action?,
             request_headers: request_headers?,
             response_headers: response_headers?,
+            fault: fault?.map(Box::new),
+            cors: cors?.map(Box::new),
+            decorator: decorator?,
             headers: headers?.into(),
             query: query?.into(),
             matched_len: match path {

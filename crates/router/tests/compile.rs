@@ -71,7 +71,7 @@ fn a_mesh_is_looked_up() {
     assert_eq!(&*by_host.name, "d1");
     let tcp = by_host.tcp.as_ref().unwrap();
     assert_eq!(tcp.idle_timeout, None);
-    let cluster = named(&mesh, tcp.pick_cluster(u64::MAX));
+    let cluster = named(&mesh, tcp.pick_cluster(u64::MAX).unwrap());
     assert_eq!(&*cluster.service_name, "d1");
     let picked = cluster.pick(|| 0, &[], 5).unwrap();
     let tunnel = picked.tunnel.as_ref().unwrap();
@@ -383,7 +383,8 @@ fn lossy_fails_closed_where_it_must() {
     let broken = find(&mesh, "10.0.0.1:80").unwrap();
     assert_eq!(&*broken.name, "d1");
     assert_eq!(broken.broken.as_deref(), Some("tcp.clusters: need one with a weight of 1 or more"));
-    assert!(broken.http.is_none() && broken.tcp.is_none());
+    assert_eq!(broken.refusal(), broken.broken.as_ref());
+    assert!(broken.http.is_none() && broken.tcp.as_ref().unwrap().pick_cluster(0).is_none());
     assert_eq!(&*find(&mesh, "10.0.0.2:80").unwrap().name, "d2", "the first that claims it");
     assert!(mesh.cluster("c2").is_none());
     assert_eq!(named(&mesh, "c0").endpoints.all().len(), 1);

@@ -5,7 +5,11 @@
 //! that another source can stand beside it and feed the same compiler.
 #![forbid(unsafe_code)]
 
+pub mod ads;
+pub mod feed;
 pub mod file;
+pub mod store;
+pub mod translate;
 
 pub use file::{
     AdminConfig, Config, DevIdentity, DrainConfig, FileError, FileIdentity, FileSource, Format,

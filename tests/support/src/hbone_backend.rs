@@ -70,9 +70,17 @@ impl HboneBackend {
         Self::start_with(cert.hbone_server(), app).await
     }
 
+    /// As [`HboneBackend::start`], at an address of one's own choice.
+    pub async fn start_at(addr: SocketAddr, cert: &Cert, app: impl Into<App>) -> Self {
+        Self::serve(TcpListener::bind(addr).await.unwrap(), cert.hbone_server(), app)
+    }
+
     /// Listens with any TLS configuration.
     pub async fn start_with(tls: Arc<ServerConfig>, app: impl Into<App>) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::serve(TcpListener::bind("127.0.0.1:0").await.unwrap(), tls, app)
+    }
+
+    fn serve(listener: TcpListener, tls: Arc<ServerConfig>, app: impl Into<App>) -> Self {
         let addr = listener.local_addr().unwrap();
         let inner = Arc::new(Inner {
             app: app.into(),

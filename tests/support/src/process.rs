@@ -55,8 +55,23 @@ pub fn drive(test: impl Future<Output = ()>) {
 impl Cairn {
     /// Starts it; what it prints is kept.
     pub fn start(args: &[&str]) -> Self {
-        let mut child = tokio::process::Command::new(binary())
-            .args(args)
+        let mut command = tokio::process::Command::new(binary());
+        command.args(args);
+        Self::spawn(command)
+    }
+
+    /// As [`Cairn::start`], with nothing but these variables.
+    pub fn start_in<'a>(
+        args: &[String],
+        variables: impl IntoIterator<Item = (&'a str, &'a str)>,
+    ) -> Self {
+        let mut command = tokio::process::Command::new(binary());
+        command.args(args).env_clear().envs(variables);
+        Self::spawn(command)
+    }
+
+    fn spawn(mut command: tokio::process::Command) -> Self {
+        let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

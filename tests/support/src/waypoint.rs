@@ -15,7 +15,7 @@ use cairn_xds::{Config, Format, MeshConfig, parse_bytes};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use serde_json::json;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -190,6 +190,20 @@ impl Waypoint {
         publish(&self.instance, &mut self.compiler.lock().unwrap(), spec);
     }
 
+    /// Compiles `spec`, and gives what will make it what is served.
+    pub fn publication(&self, spec: &MeshSpec) -> impl Fn() + Send + Sync + 'static {
+        let compiled = self.compiler.lock().unwrap().compile(config(spec).resources());
+        let mesh =
+            compiled.unwrap_or_else(|errors| panic!("the resources are refused: {errors:#?}"));
+        let instance = self.instance.clone();
+        move || drop(instance.publish(mesh.clone()))
+    }
+
+    /// Is told of addresses whose identity is missing.
+    pub fn ask_for_identities(&self, ask: impl Fn(IpAddr) + Send + Sync + 'static) {
+        self.instance.set_identity_wait(Arc::new(ask));
+    }
+
     /// Serves CONNECTs for `authority` by an application of this process.
     pub fn serve_locally(&self, authority: &str, app: impl Into<App>) {
         let app = app.into();
@@ -217,6 +231,11 @@ impl Waypoint {
         let mut all = vec![("mesh", self.name.as_str())];
         all.extend_from_slice(labels);
         sum(&self.metrics(), name, &all) as u64
+    }
+
+    /// One of Istio's metrics, which do not name the mesh: the sum of all series that have these labels.
+    pub fn istio(&self, name: &str, labels: &[(&str, &str)]) -> u64 {
+        sum(&self.metrics(), name, labels) as u64
     }
 
     /// The metrics page.

@@ -4,7 +4,11 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod balancing;
+mod broken;
+mod circuit_breakers;
+mod cors;
 mod drain;
+mod fault;
 mod floods;
 mod grpc;
 mod headers;
@@ -12,7 +16,9 @@ mod http;
 mod limits;
 mod matching;
 mod meshes;
+mod original_destination;
 mod pool;
+mod proxy_headers;
 mod rbac;
 mod reload;
 mod responses;

@@ -210,8 +210,8 @@ fn principals_may_be_addresses_and_headers() {
         for (principal, passes) in [
             (json!({ "source_ip": "127.0.0.0/8" }), true),
             (json!({ "source_ip": "10.0.0.0/8" }), false),
-            (json!({ "remote_ip": "127.0.0.1" }), true),
-            (json!({ "remote_ip": "1.2.3.4" }), false),
+            (json!({ "remote_ip": "127.0.0.1" }), false),
+            (json!({ "remote_ip": "1.2.3.4" }), true),
             (json!({ "header": { "name": "x-key", "match": { "exact": "open" } } }), true),
             (
                 json!({ "not": { "header": { "name": "x-key", "match": { "exact": "open" } } } }),

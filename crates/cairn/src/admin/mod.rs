@@ -10,15 +10,22 @@
 
 mod clusters;
 mod configured;
+mod envoy;
 mod server;
+mod waypoint;
 
+pub use envoy::{Actions, AdminView, Bound, EnvoyPages, Started};
+pub use waypoint::{Door, WaypointPages};
+
+use crate::explain::{self, Question};
 use crate::fleet::Roster;
 use crate::logging::Logging;
 use crate::ready::Readiness;
 use cairn_telemetry::Telemetry;
+use envoy::query::Query;
 use http::request::Parts;
 use http::{Method, StatusCode, header};
-use server::{Page, is_read, method_not_allowed, not_found, page, text};
+use server::{LONG, Page, SHORT, Visitor, is_read, method_not_allowed, not_found, page, text};
 use std::fmt::Write;
 use std::future::Future;
 use std::sync::Arc;
@@ -26,10 +33,11 @@ use tokio::net::TcpListener;
 use tokio::sync::Notify;
 
 /// The admin pages, for `/`.
-const PAGES: [(&str, &str, &str); 8] = [
+const PAGES: [(&str, &str, &str); 9] = [
     ("GET", "/", "this page"),
     ("GET", "/config", "what each mesh is configured with, as JSON"),
     ("GET", "/clusters", "clusters and endpoints with their counters"),
+    ("GET", "/explain", explain::PAGE_HELP),
     ("GET", "/logging", "the log filter"),
     (
         "POST",
@@ -62,7 +70,7 @@ impl Admin {
         listener: TcpListener,
     ) -> impl Future<Output = ()> + use<> {
         let admin = Arc::clone(self);
-        server::serve(listener, move |request| admin.admin_page(request))
+        server::serve(listener, LONG, move |request| admin.admin_page(request))
     }
 
     /// Serves metrics.
@@ -71,7 +79,7 @@ impl Admin {
         listener: TcpListener,
     ) -> impl Future<Output = ()> + use<> {
         let admin = Arc::clone(self);
-        server::serve(listener, move |request| admin.metrics_page(request))
+        server::serve(listener, SHORT, move |request| admin.metrics_page(request))
     }
 
     /// Serves the readiness probe.
@@ -80,18 +88,19 @@ impl Admin {
         listener: TcpListener,
     ) -> impl Future<Output = ()> + use<> {
         let admin = Arc::clone(self);
-        server::serve(listener, move |request| admin.health_page(request))
+        server::serve(listener, SHORT, move |request| admin.health_page(request))
     }
 
     fn admin_page(&self, request: &Parts) -> Page {
         match request.uri.path() {
-            "/" => read(request, index),
+            "/" => read(request, || index(&PAGES)),
             "/config" => read(request, || {
                 page(StatusCode::OK, "application/json", configured::render(&self.roster.entries()))
             }),
             "/clusters" => {
                 read(request, || text(StatusCode::OK, clusters::render(&self.roster.entries())))
             }
+            "/explain" => read(request, || self.explain(request)),
             "/logging" => self.logging(request),
             "/stats/prometheus" => read(request, || self.metrics(request)),
             "/ready" => read(request, || self.ready()),
@@ -115,19 +124,33 @@ impl Admin {
         }
     }
 
+    fn explain(&self, request: &Parts) -> Page {
+        let query = Query::parse(request.uri.query()).ok_or("the query is no text".to_owned());
+        let question = query.and_then(|query| Question::from_pairs(query.pairs()));
+        let question = match question {
+            Ok(question) => question,
+            Err(reason) => return text(StatusCode::BAD_REQUEST, format!("{reason}\n")),
+        };
+        let meshes = self.roster.entries();
+        let found = match &question.mesh {
+            Some(name) => meshes.iter().find(|entry| entry.name == *name),
+            None => meshes.first(),
+        };
+        let Some(entry) = found else {
+            let names: Vec<&str> = meshes.iter().map(|entry| entry.name.as_str()).collect();
+            let names = names.join(", ");
+            return text(StatusCode::NOT_FOUND, format!("no such mesh; there are: {names}\n"));
+        };
+        let answer = explain::explain(&entry.instance.mesh(), &entry.resources, &question);
+        page(StatusCode::OK, "application/json", explain::json(&answer))
+    }
+
     fn metrics(&self, request: &Parts) -> Page {
-        let accept = request.headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
-        let openmetrics =
-            accept.is_some_and(|accept| accept.contains("application/openmetrics-text"));
-        let body = self.telemetry.render(openmetrics);
-        page(StatusCode::OK, Telemetry::content_type(openmetrics), body)
+        metrics_of(&self.telemetry, request)
     }
 
     fn ready(&self) -> Page {
-        match self.readiness.check() {
-            Ok(()) => text(StatusCode::OK, "ready\n"),
-            Err(reason) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
-        }
+        ready_of(&self.readiness)
     }
 
     fn logging(&self, request: &Parts) -> Page {
@@ -160,15 +183,34 @@ impl Admin {
     }
 }
 
+/// All metrics, in the format that is asked for.
+fn metrics_of(telemetry: &Telemetry, request: &Parts) -> Page {
+    let accept = request.headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
+    let openmetrics = accept.is_some_and(|accept| accept.contains("application/openmetrics-text"));
+    let body = telemetry.render(openmetrics);
+    page(StatusCode::OK, Telemetry::content_type(openmetrics), body)
+}
+
+/// 200 when traffic is welcome, else 503 and why not.
+fn ready_of(readiness: &Readiness) -> Page {
+    match readiness.check() {
+        Ok(()) => text(StatusCode::OK, "ready\n"),
+        Err(reason) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
+    }
+}
+
 /// A page that changes nothing.
 fn read(request: &Parts, make: impl FnOnce() -> Page) -> Page {
     if is_read(&request.method) { make() } else { method_not_allowed("GET") }
 }
 
-/// Only POST changes something, and never one that a web page made a browser send.
+/// Only POST from this machine changes something, and never one that a web page made a browser send.
 fn refuse_write(request: &Parts, allowed: &'static str) -> Option<Page> {
+    let local = request.extensions.get::<Visitor>().is_some_and(|visitor| visitor.is_local());
     if request.method != Method::POST {
         Some(method_not_allowed(allowed))
+    } else if !local {
+        Some(text(StatusCode::FORBIDDEN, "only from this machine\n"))
     } else if request.headers.contains_key(header::ORIGIN) {
         Some(text(StatusCode::FORBIDDEN, "not for web pages\n"))
     } else {
@@ -176,15 +218,15 @@ fn refuse_write(request: &Parts, allowed: &'static str) -> Option<Page> {
     }
 }
 
-fn index() -> Page {
+fn index(pages: &[(&str, &str, &str)]) -> Page {
     let mut html = String::from(
         "<!doctype html><html lang=en><meta charset=utf-8><title>Cairn</title>\
          <style>body{font:1rem/1.5 system-ui;margin:2rem}td{padding:0 1.5rem 0 0}</style>",
     );
     // Writing to a String cannot fail.
     let _ = write!(html, "<h1>Cairn {}</h1><table>", env!("CARGO_PKG_VERSION"));
-    for (method, path, what) in PAGES {
-        let shown = match method {
+    for (method, path, what) in pages {
+        let shown = match *method {
             "GET" => format!("<a href=\"{path}\">{path}</a>"),
             _ => format!("<code>{path}</code>"),
         };

@@ -1,25 +1,30 @@
-//! A small HTTP/1.1 server for pages that are made at once from what is in memory.
+//! A small HTTP/1.1 server for pages that are made from what is in memory, at once or in pieces.
 //!
-//! One request per connection, at most [`MAX_CONNECTIONS`] at a time, each for at most
-//! [`MAX_LIFETIME`]: a slow or greedy visitor cannot keep probes and scrapes out for long.
+//! One request per connection, at most [`MAX_CONNECTIONS`] at a time, each for at most a bound of the
+//! listener's: a slow or greedy visitor cannot keep probes and scrapes out for long.
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
-use http_body_util::Full;
-use hyper::body::Incoming;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::convert::Infallible;
+use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 
 /// Connections at a time on one listener; more are closed at once.
 const MAX_CONNECTIONS: usize = 64;
-/// From accept to the end of the answer.
-const MAX_LIFETIME: Duration = Duration::from_secs(20);
+/// From accept to the end of the answer, where pages are small.
+pub const SHORT: Duration = Duration::from_secs(20);
+/// From accept to the end of the answer, where pages can be large.
+pub const LONG: Duration = Duration::from_secs(120);
 /// From accept to the end of the request's headers.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Bytes of a request's head.
@@ -27,18 +32,29 @@ const MAX_HEAD_BYTES: usize = 16 * 1024;
 /// Pause after a failed accept (no file descriptors left).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// An answer.
-pub type Page = Response<Full<Bytes>>;
+/// An answer. One that breaks off ends its connection.
+pub type Page = Response<UnsyncBoxBody<Bytes, io::Error>>;
 
-/// Answers until the task is aborted.
-pub async fn serve<A>(listener: TcpListener, answer: A)
+/// Who asks; among the extensions of each request.
+#[derive(Debug, Clone, Copy)]
+pub struct Visitor(pub IpAddr);
+
+impl Visitor {
+    /// On this machine.
+    pub fn is_local(self) -> bool {
+        self.0.to_canonical().is_loopback()
+    }
+}
+
+/// Answers until the task is aborted; each connection ends after `lifetime`.
+pub async fn serve<A>(listener: TcpListener, lifetime: Duration, answer: A)
 where
     A: Fn(&Parts) -> Page + Clone + Send + Sync + 'static,
 {
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
+        let (stream, visitor) = match listener.accept().await {
+            Ok((stream, peer)) => (stream, Visitor(peer.ip())),
             Err(error) => {
                 tracing::warn!(%error, "accept on an admin listener failed");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -49,7 +65,8 @@ where
         let answer = answer.clone();
         tokio::spawn(async move {
             let service = service_fn(move |request: Request<Incoming>| {
-                let (parts, _body) = request.into_parts();
+                let (mut parts, _body) = request.into_parts();
+                parts.extensions.insert(visitor);
                 std::future::ready(Ok::<_, Infallible>(answer(&parts)))
             });
             let connection = http1::Builder::new()
@@ -59,7 +76,7 @@ where
                 .max_buf_size(MAX_HEAD_BYTES)
                 .serve_connection(TokioIo::new(stream), service);
             // A visitor that breaks off or dawdles is nobody's problem but its own.
-            let _ = tokio::time::timeout(MAX_LIFETIME, connection).await;
+            let _ = tokio::time::timeout(lifetime, connection).await;
             drop(slot);
         });
     }
@@ -72,7 +89,28 @@ pub fn text(status: StatusCode, body: impl Into<String>) -> Page {
 
 /// With a content type.
 pub fn page(status: StatusCode, content_type: &'static str, body: String) -> Page {
-    let mut page = Response::new(Full::new(Bytes::from(body)));
+    let body = Full::new(Bytes::from(body)).map_err(|never| match never {});
+    with_headers(status, content_type, body.boxed_unsync())
+}
+
+/// 200, made of pieces as they come; an error breaks it off.
+pub fn streamed(
+    content_type: &'static str,
+    pieces: mpsc::Receiver<io::Result<Bytes>>,
+) -> Page {
+    let frames = futures::stream::unfold(pieces, |mut pieces| async {
+        let piece = pieces.recv().await?;
+        Some((piece.map(Frame::data), pieces))
+    });
+    with_headers(StatusCode::OK, content_type, StreamBody::new(frames).boxed_unsync())
+}
+
+fn with_headers(
+    status: StatusCode,
+    content_type: &'static str,
+    body: UnsyncBoxBody<Bytes, io::Error>,
+) -> Page {
+    let mut page = Response::new(body);
     *page.status_mut() = status;
     let headers = page.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
@@ -108,7 +146,7 @@ mod tests {
     async fn start() -> std::net::SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        tokio::spawn(serve(listener, |parts| text(StatusCode::OK, parts.uri.path())));
+        tokio::spawn(serve(listener, SHORT, |parts| text(StatusCode::OK, parts.uri.path())));
         address
     }
 

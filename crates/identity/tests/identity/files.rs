@@ -97,7 +97,7 @@ async fn loads_what_stands_in_the_files() {
 
     let trust_domains = TrustDomains::new(["a", "b"]).unwrap();
     let source = FileSource { trust_domains: Some(trust_domains.clone()), ..fixture.source() };
-    assert_eq!(files::load(&source).await.unwrap().trust_domains(), &trust_domains);
+    assert_eq!(files::load(&source).await.unwrap().trust_domains(), trust_domains);
 }
 
 #[tokio::test]

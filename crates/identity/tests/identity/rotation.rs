@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use cairn_identity::dev::{DevCa, IssueOptions};
-use cairn_identity::{Credentials, ExpectedPeers, Identity, IdentityError, PeerRefusal};
+use cairn_identity::{
+    Credentials, ExpectedPeers, Identity, IdentityError, PeerRefusal, TrustDomains,
+};
 
 use crate::meeting::{expecting, meet};
 
@@ -156,4 +158,47 @@ async fn rotation_under_load_fails_no_handshake() {
         published.unwrap();
     }
     assert_eq!(server.current().generation, 21);
+}
+
+#[tokio::test]
+async fn trust_domains_are_changed_at_run_time() {
+    let ca = DevCa::new("cluster.local").unwrap();
+    let server = identity(&ca, "waypoint");
+    let expected = expecting(&server);
+    let client_of = |trust_domain: &str| {
+        let id = cairn_identity::SpiffeId::new(trust_domain, "default", "client").unwrap();
+        Identity::fixed(ca.issue(&id, HOUR).unwrap())
+    };
+    let (own, other) = (client_of("cluster.local"), client_of("old.example"));
+    let meets = async |client: &Identity| match meet(
+        server.server_config(),
+        client.client_config(&expected),
+    )
+    .await
+    {
+        Ok(pair) => Ok(pair),
+        Err(failure) => Err(failure.server.map(|refusal| refusal.label())),
+    };
+    let dialled = server.client_config(&expected);
+    let mut open = meets(&own).await.unwrap();
+    assert_eq!(meets(&other).await.err(), Some(Some("trust_domain")));
+
+    let only_other = TrustDomains::new(["old.example"]).unwrap();
+    assert!(server.set_trust_domains(only_other.clone()));
+    assert!(!server.set_trust_domains(only_other.clone()), "the same again");
+    assert_eq!(server.trust_domains(), only_other);
+    // The client was verified before and its chain is known; it is refused all the same.
+    assert_eq!(meets(&own).await.err(), Some(Some("trust_domain")));
+    assert!(meets(&other).await.is_ok());
+    assert!(open.is_alive().await, "what is open stays");
+    assert_eq!(server.current().generation, 1, "the certificate is the same");
+    assert!(Arc::ptr_eq(&dialled, &server.client_config(&expected)));
+
+    // They outlive the certificate.
+    server.publish(ca.issue(&server.current().id, HOUR).unwrap()).unwrap();
+    assert_eq!(meets(&own).await.err(), Some(Some("trust_domain")));
+    let both = TrustDomains::new(["cluster.local", "old.example"]).unwrap();
+    assert!(server.set_trust_domains(both));
+    assert!(meets(&own).await.is_ok());
+    assert!(meets(&other).await.is_ok());
 }

@@ -88,7 +88,7 @@ pub(crate) async fn serve(
 /// A drain ends the wait only after some more silence: a request may be on its way, and a tunnel that has just been
 /// opened was opened for one.
 async fn park(conn: &mut Conn, link: &Link) -> bool {
-    let idle = link.instance.limits().http_idle_timeout;
+    let idle = link.http_idle_timeout();
     let drained = async {
         link.drain.started().await;
         tokio::time::sleep(DRAIN_SILENCE).await;

@@ -65,7 +65,7 @@ pub(crate) async fn serve(
                 draining = true;
                 connection.graceful_shutdown();
             }
-            () = tokio::time::sleep(limits.http_idle_timeout), if idle => {
+            () = tokio::time::sleep(link.http_idle_timeout()), if idle => {
                 connection.graceful_shutdown();
             }
         }

@@ -1,5 +1,6 @@
 //! One try of a request at one endpoint, and how it went wrong.
 
+use crate::breakers::Held;
 use crate::inbound::Inbound;
 use cairn_router::cluster::Cluster;
 use cairn_router::endpoint::Endpoint;
@@ -32,6 +33,8 @@ pub(crate) enum Failure {
     PerTryTimeout,
     /// Neither side has sent a byte for too long.
     Idle,
+    /// The cluster's connections are all taken, and waiting for one is of no use.
+    Overflow,
 }
 
 /// One try.
@@ -46,6 +49,8 @@ pub(crate) struct Attempt {
     /// When the try's own timeout passes.
     per_try_deadline: Option<Instant>,
     failure: OnceLock<Failure>,
+    /// Room at the cluster, where requests are bounded.
+    _room: Option<Held>,
 }
 
 /// Which timeouts bound a step.
@@ -75,7 +80,14 @@ impl Attempt {
             fresh: false,
             per_try_deadline,
             failure: OnceLock::new(),
+            _room: None,
         }
+    }
+
+    /// With room at the cluster for as long as it lives.
+    pub(crate) fn in_room(mut self, room: Option<Held>) -> Self {
+        self._room = room;
+        self
     }
 
     /// On a connection of its own, if `fresh`.

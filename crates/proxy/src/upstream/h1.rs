@@ -3,6 +3,7 @@
 use super::attempt::{Attempt, Failure};
 use super::dial::{Destination, dial, pool_of};
 use super::pool::{EndpointPool, H1Connection};
+use crate::breakers::{self, Held};
 use crate::framing::{BodyDecoder, BodyEncoder, BodyLength, Decoded, put_header};
 use crate::head::{self, HeadBuffer, HeadLimits};
 use crate::io::ByteReader;
@@ -24,6 +25,8 @@ pub(super) struct H1Exchange {
     head_seen: bool,
     served: u32,
     pool: Arc<EndpointPool>,
+    /// Where the cluster's connections are bounded.
+    _place: Option<Held>,
 }
 
 impl H1Exchange {
@@ -33,6 +36,10 @@ impl H1Exchange {
         request: &RequestHeader,
         end: bool,
     ) -> Result<Self, Failure> {
+        let place = match attempt.cluster.circuit_breakers {
+            None => None,
+            Some(_) => Box::pin(breakers::place(&attempt.cluster)).await?,
+        };
         let pool = pool_of(attempt);
         let connection = connect(attempt, &pool).await?;
         let H1Connection { reader, writer, rest, mut out, served } = connection;
@@ -59,6 +66,7 @@ impl H1Exchange {
             head_seen: false,
             served,
             pool,
+            _place: place,
         })
     }
 

@@ -8,12 +8,21 @@ use http::{HeaderMap, Method};
 fn route(path: PathMatch, forward: spec::Forward) -> spec::Route {
     spec::Route {
         name: String::new(),
-        matches: spec::RouteMatch { path, case_sensitive: true, headers: vec![], query: vec![] },
+        matches: spec::RouteMatch {
+            path,
+            case_sensitive: true,
+            headers: vec![],
+            query: vec![],
+            never: None,
+        },
         route: Some(Box::new(forward)),
         redirect: None,
         direct_response: None,
         request_headers: HeaderOps::default(),
         response_headers: HeaderOps::default(),
+        fault: None,
+        cors: None,
+        decorator: None,
     }
 }
 

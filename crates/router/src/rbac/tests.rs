@@ -6,6 +6,8 @@ use crate::spec::{Permission as P, Principal as Q, StringMatch};
 use http::{HeaderMap, Method};
 use std::net::SocketAddr;
 
+mod undecidable;
+
 const WEB: &str = "spiffe://cluster.local/ns/shop/sa/web";
 
 fn rbac(action: spec::Action, policies: &[(&str, P, Q)]) -> CompiledRbac {
@@ -102,6 +104,15 @@ fn permissions() {
         (P::DestinationPort(81), false),
         (P::DestinationIp(net("10.96.0.0/16")), true),
         (P::DestinationIp(net("10.97.0.0/16")), false),
+        (P::DestinationPortRange { start: 80, end: 81 }, true),
+        (P::DestinationPortRange { start: 81, end: 65536 }, false),
+        (P::DestinationPortRange { start: 1, end: 80 }, false),
+        (P::DestinationPortRange { start: 90, end: 70 }, false),
+        (P::PathTemplate("/admin/*".into()), true),
+        (P::PathTemplate("/*/x".into()), true),
+        (P::PathTemplate("/**".into()), true),
+        (P::PathTemplate("/*".into()), false),
+        (P::PathTemplate("/admin/x/*".into()), false),
         (not(P::DestinationPort(80)), false),
         (not(P::Path(exact("/y"))), true),
         (P::And(vec![P::Any, P::Method(exact("GET"))]), true),
@@ -137,6 +148,46 @@ fn principals() {
     ] {
         assert_eq!(is_principal(principal.clone(), peer), expected, "{principal:?} {peer:?}");
     }
+}
+
+#[test]
+fn the_remote_address_is_the_last_forwarded_one() {
+    let from = |principal: Q, values: &[&str]| {
+        let mut headers = HeaderMap::new();
+        for value in values {
+            headers.append("x-forwarded-for", value.parse().unwrap());
+        }
+        let filter = rbac(spec::Action::Allow, &[("p", P::Any, principal)]);
+        let view = request(&Method::GET, "/", &headers);
+        !filter.check_request(&connection(None), &view).is_denied()
+    };
+    let remote = |text| Q::RemoteIp(net(text));
+    for (principal, values, expected) in [
+        (remote("192.0.2.1"), &["192.0.2.1"][..], true),
+        (remote("192.0.2.1"), &["192.0.2.1, 192.0.2.9"], false),
+        (remote("192.0.2.9"), &["192.0.2.1,192.0.2.9 "], true),
+        (remote("192.0.2.9"), &["192.0.2.1", "192.0.2.9"], true),
+        (remote("192.0.2.9"), &["::ffff:192.0.2.9"], true),
+        (remote("2001:db8::/32"), &["2001:db8::1"], true),
+        (remote("10.1.2.3"), &[], true),
+        (remote("10.1.2.3"), &["192.0.2.1"], false),
+        (remote("10.1.2.3"), &["unknown"], true),
+        (remote("192.0.2.1"), &["192.0.2.1, unknown"], false),
+        (Q::SourceIp(net("10.1.2.3")), &["192.0.2.1"], true),
+        (Q::SourceIp(net("192.0.2.1")), &["192.0.2.1"], false),
+    ] {
+        assert_eq!(from(principal.clone(), values), expected, "{principal:?} {values:?}");
+    }
+}
+
+#[test]
+fn a_principal_can_be_a_path() {
+    let headers = HeaderMap::new();
+    let filter = rbac(spec::Action::Allow, &[("p", P::Any, Q::Path(prefix("/a")))]);
+    let peer = connection(None);
+    assert!(!filter.check_request(&peer, &request(&Method::GET, "/a?b", &headers)).is_denied());
+    assert!(filter.check_request(&peer, &request(&Method::GET, "/b?/a", &headers)).is_denied());
+    assert!(filter.check_connection(&peer).is_denied());
 }
 
 #[test]

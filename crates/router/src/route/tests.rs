@@ -10,12 +10,21 @@ mod random;
 fn route(name: &str, path: PathMatch) -> spec::Route {
     spec::Route {
         name: name.to_owned(),
-        matches: spec::RouteMatch { path, case_sensitive: true, headers: vec![], query: vec![] },
+        matches: spec::RouteMatch {
+            path,
+            case_sensitive: true,
+            headers: vec![],
+            query: vec![],
+            never: None,
+        },
         route: None,
         redirect: None,
         direct_response: Some(spec::DirectResponse { status: 200, body: String::new() }),
         request_headers: HeaderOps::default(),
         response_headers: HeaderOps::default(),
+        fault: None,
+        cors: None,
+        decorator: None,
     }
 }
 

@@ -39,6 +39,53 @@ pub struct Cluster {
     /// Requests per connection; absent: no bound.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_requests_per_connection: Option<u32>,
+    /// How much may be under way at once.
+    #[serde(default, skip_serializing_if = "CircuitBreakers::is_empty")]
+    pub circuit_breakers: CircuitBreakers,
+    /// Requests go to the very address that the client named, and the cluster has no endpoints of its
+    /// own. Envoy: `ORIGINAL_DST`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub original_destination: Option<OriginalDestination>,
+    /// Why it cannot be honoured: what is sent there gets 503 with this reason.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub broken: Option<String>,
+}
+
+/// How the address that the client named is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OriginalDestination {
+    /// With `hbone` the workload at the address must be known: its identity is expected (Istio: `encap`).
+    pub transport: EndpointTransport,
+    /// Port instead of the one that the client named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+}
+
+/// How much may be under way at once in this process; absent: no bound. Envoy:
+/// `config.cluster.v3.CircuitBreakers`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CircuitBreakers {
+    /// HTTP/1 requests and TCP connections that have a connection; what exceeds it waits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_connections: Option<u32>,
+    /// Requests that wait for a connection; what exceeds it gets 503 `overflow`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_pending_requests: Option<u32>,
+    /// Requests in flight; what exceeds it gets 503 `overflow`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_requests: Option<u32>,
+    /// Retries in flight; what exceeds it is not retried.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_retries: Option<u32>,
+}
+
+impl CircuitBreakers {
+    /// Nothing is bounded.
+    pub fn is_empty(&self) -> bool {
+        *self == CircuitBreakers::default()
+    }
 }
 
 /// How an endpoint is chosen.

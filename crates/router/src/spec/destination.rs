@@ -3,7 +3,7 @@
 use super::duration;
 use super::matching::CidrRange;
 use super::rbac::Rbac;
-use super::route::RouteTable;
+use super::route::{HeaderOps, RouteTable};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -79,6 +79,70 @@ pub struct HttpChain {
     /// Value of `server` on responses. Default `istio-envoy`.
     #[serde(default = "server", skip_serializing_if = "is_server")]
     pub server: String,
+    /// What becomes of a `server` header that the endpoint sent.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub server_mode: ServerMode,
+    /// What becomes of `x-forwarded-client-cert`.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub forwarded_client_cert: ForwardedClientCert,
+    /// A request without `x-request-id` gets one (default).
+    #[serde(default = "yes", skip_serializing_if = "is_true")]
+    pub generate_request_id: bool,
+    /// `x-forwarded-port` is set where it is missing.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub append_x_forwarded_port: bool,
+    /// No `x-envoy-*` headers are put on requests and responses. Envoy: the router's `suppress_envoy_headers`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub suppress_envoy_headers: bool,
+    /// What is done with `%2F` and `%5C` in paths.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub escaped_slashes: EscapedSlashes,
+    /// The client's end of a tunnel is closed after so long without a request; absent: the instance's bound.
+    #[serde(with = "duration::optional", default, skip_serializing_if = "Option::is_none")]
+    pub idle_timeout: Option<Duration>,
+    /// Why it cannot be honoured: every request gets 503 with this reason.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub broken: Option<String>,
+}
+
+/// What becomes of a `server` header that the endpoint sent. Envoy: `ServerHeaderTransformation`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ServerMode {
+    /// Ours takes its place.
+    #[default]
+    Overwrite,
+    /// It stays; ours is set where there is none.
+    AppendIfAbsent,
+    /// It stays, and ours is never set.
+    PassThrough,
+}
+
+/// What becomes of `x-forwarded-client-cert`. Envoy: `ForwardClientCertDetails`, of which a tunnel's
+/// inner connection, that has no certificate of its own, knows two.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ForwardedClientCert {
+    /// It is dropped.
+    #[default]
+    Sanitize,
+    /// It passes as the client sent it; filters may replace it.
+    AlwaysForwardOnly,
+}
+
+/// What is done with `%2F` and `%5C` in paths. Envoy: `PathWithEscapedSlashesAction`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EscapedSlashes {
+    /// They stay.
+    #[default]
+    KeepUnchanged,
+    /// 400.
+    RejectRequest,
+    /// They become slashes, and the request goes on.
+    UnescapeAndForward,
+    /// They become slashes, and the client is redirected (307) to the path that results.
+    UnescapeAndRedirect,
 }
 
 /// A step before routing.
@@ -87,6 +151,8 @@ pub struct HttpChain {
 pub enum HttpFilter {
     /// Authorization.
     Rbac(Rbac),
+    /// Changes to the request's headers, before routing. Envoy: `filters.http.header_mutation`.
+    RequestHeaders(HeaderOps),
 }
 
 /// What is done with opaque bytes.
@@ -101,6 +167,12 @@ pub struct TcpChain {
     /// No byte in either direction for so long ends it; absent or 0: the mesh's `tcp_idle_timeout`, 1 h (Envoy).
     #[serde(with = "duration::optional", default, skip_serializing_if = "Option::is_none")]
     pub idle_timeout: Option<Duration>,
+    /// It ends after so long whatever passes; absent or 0: no bound.
+    #[serde(with = "duration::optional", default, skip_serializing_if = "Option::is_none")]
+    pub max_duration: Option<Duration>,
+    /// Why it cannot be honoured: every connection is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub broken: Option<String>,
 }
 
 /// One of the clusters of a TCP chain.
@@ -112,6 +184,10 @@ pub struct WeightedTcp {
     /// Share of the sum; default 1.
     #[serde(default = "one")]
     pub weight: u32,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 fn yes() -> bool {

@@ -12,17 +12,19 @@ mod rbac;
 mod route;
 
 pub use cluster::{
-    Cluster, ClusterProtocol, Endpoint, EndpointSet, EndpointTransport, Health, LbPolicy, Locality,
-    UpstreamTls, Workload,
+    CircuitBreakers, Cluster, ClusterProtocol, Endpoint, EndpointSet, EndpointTransport, Health,
+    LbPolicy, Locality, OriginalDestination, UpstreamTls, Workload,
 };
 pub use destination::{
-    ConnectionPolicy, Destination, HttpChain, HttpFilter, TcpChain, WeightedTcp,
+    ConnectionPolicy, Destination, EscapedSlashes, ForwardedClientCert, HttpChain, HttpFilter,
+    ServerMode, TcpChain, WeightedTcp,
 };
 pub use matching::{CidrRange, HeaderMatch, QueryMatch, StringMatch, ValueMatch};
 pub use rbac::{Action, Permission, Policy, Principal, Rbac};
 pub use route::{
-    DirectResponse, Forward, HeaderAppend, HeaderOps, HeaderValue, Mirror, PathMatch, Redirect,
-    RegexRewrite, Retry, RetryBackoff, Route, RouteMatch, RouteTable, VirtualHost, WeightedCluster,
+    Cors, DirectResponse, Fault, FaultAbort, FaultDelay, Forward, HashPolicy, HeaderAppend,
+    HeaderOps, HeaderValue, Mirror, PathMatch, Redirect, RegexRewrite, Retry, RetryBackoff, Route,
+    RouteMatch, RouteTable, VirtualHost, WeightedCluster,
 };
 
 use serde::{Deserialize, Serialize};

@@ -66,6 +66,19 @@ pub enum Permission {
     DestinationIp(CidrRange),
     /// The service's port that the client named.
     DestinationPort(u16),
+    /// A range of the service's ports.
+    DestinationPortRange {
+        /// The first.
+        start: u16,
+        /// The one after the last.
+        end: u32,
+    },
+    /// The path by a template such as `/users/*/profile` or `/files/**` (Envoy: `uri_template`): `*` is one
+    /// segment, `**` the rest.
+    PathTemplate(String),
+    /// What cannot be decided here, and why: neither it nor its negation lets anybody in. An `ALLOW`
+    /// policy that hangs on it does not match, a `DENY` policy does.
+    Undecidable(String),
 }
 
 /// Who does it.
@@ -84,8 +97,13 @@ pub enum Principal {
     Authenticated(StringMatch),
     /// Address of the HBONE peer. AuthorizationPolicy: `source.ip`.
     SourceIp(CidrRange),
-    /// Address by the trusted part of `x-forwarded-for`; at a waypoint the peer's address.
+    /// For a request the last address of `x-forwarded-for`, if there is one, else the HBONE peer's address
+    /// (Envoy with `use_remote_address: false`); for a connection the peer's. AuthorizationPolicy: `remote.ip`.
     RemoteIp(CidrRange),
     /// A request header.
     Header(HeaderMatch),
+    /// The normalised path without its query.
+    Path(StringMatch),
+    /// What cannot be decided here, and why: as for [`Permission::Undecidable`].
+    Undecidable(String),
 }

@@ -1,7 +1,7 @@
 //! Routes. Envoy: `config.route.v3`.
 
 use super::duration;
-use super::matching::{HeaderMatch, QueryMatch};
+use super::matching::{HeaderMatch, QueryMatch, StringMatch};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -59,6 +59,79 @@ pub struct Route {
     /// Applied after the weighted cluster's own.
     #[serde(default, skip_serializing_if = "HeaderOps::is_empty")]
     pub response_headers: HeaderOps,
+    /// Delays and aborts, before anything else is done with the request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fault: Option<Fault>,
+    /// Cross-origin requests.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cors: Option<Cors>,
+    /// Sent as `x-envoy-decorator-operation` on responses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decorator: Option<String>,
+}
+
+/// Delays and aborts of some requests. Envoy: `filters.http.fault.v3.HTTPFault`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Fault {
+    /// Comes first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub delay: Option<FaultDelay>,
+    /// Comes after the delay.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub abort: Option<FaultAbort>,
+}
+
+/// A pause before the request goes on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FaultDelay {
+    /// How long.
+    #[serde(with = "duration")]
+    pub fixed: Duration,
+    /// Share of the requests in percent, 0 to 100.
+    pub percent: f64,
+}
+
+/// An answer instead of the endpoint's: body `fault filter abort`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FaultAbort {
+    /// 200 to 599; or `grpc_status`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub http_status: Option<u16>,
+    /// 0 to 16; what is not gRPC gets a 200 (Envoy).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grpc_status: Option<u32>,
+    /// Share of the requests in percent, 0 to 100.
+    pub percent: f64,
+}
+
+/// Cross-origin requests. Envoy: `filters.http.cors.v3.CorsPolicy`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Cors {
+    /// Origins that may; exactly `*` is every one.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub allow_origins: Vec<StringMatch>,
+    /// Value of `access-control-allow-methods` on preflights.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub allow_methods: String,
+    /// Value of `access-control-allow-headers` on preflights.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub allow_headers: String,
+    /// Value of `access-control-expose-headers` on responses.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub expose_headers: String,
+    /// Value of `access-control-max-age` on preflights.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub max_age: String,
+    /// `access-control-allow-credentials: true` is sent.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub allow_credentials: bool,
+    /// A preflight of another origin goes to the endpoint (default); otherwise it gets a bare 200.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub forward_not_matching_preflights: Option<bool>,
 }
 
 /// All conditions must hold.
@@ -76,6 +149,9 @@ pub struct RouteMatch {
     /// Query parameters.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub query: Vec<QueryMatch>,
+    /// A condition that is not understood, and why: the route matches nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub never: Option<String>,
 }
 
 /// How the path is compared.
@@ -133,6 +209,33 @@ pub struct Forward {
     /// How long neither side of a stream may be silent; absent: no bound at a waypoint.
     #[serde(with = "duration::optional", skip_serializing_if = "Option::is_none")]
     pub idle_timeout: Option<Duration>,
+    /// What a consistent choice of endpoints hangs on. Carried; endpoints are chosen by the cluster's
+    /// policy without it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub hash_policy: Vec<HashPolicy>,
+}
+
+/// One thing that a consistent choice of endpoints hangs on. Envoy: `RouteAction.HashPolicy`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HashPolicy {
+    /// A request header.
+    Header(String),
+    /// A cookie, which is set where it is missing and `ttl` is there.
+    Cookie {
+        /// Name.
+        name: String,
+        /// Its life; `0s`: of a session.
+        #[serde(with = "duration::optional", default, skip_serializing_if = "Option::is_none")]
+        ttl: Option<Duration>,
+        /// Its path.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        path: String,
+    },
+    /// The client's address.
+    SourceIp,
+    /// A query parameter.
+    QueryParameter(String),
 }
 
 /// One of the clusters of a split.

@@ -1,0 +1,160 @@
+#![allow(clippy::unwrap_used)]
+use super::*;
+use proptest::prelude::*;
+
+fn demand(units: f64, members: usize) -> Demand {
+    Demand { units, members, answering: members, ready: members, ..Demand::default() }
+}
+
+fn secs(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+/// Two-second polls of `units(second)` from `from` to `to`; members are there at once.
+fn run(
+    scaler: &mut Autoscaler,
+    current: &mut u32,
+    seconds: std::ops::Range<u64>,
+    units: impl Fn(u64) -> f64,
+) -> Vec<u32> {
+    let mut course = Vec::new();
+    for second in seconds.step_by(2) {
+        let decision =
+            scaler.decide(secs(second), &demand(units(second), *current as usize), *current);
+        *current = decision.desired.unwrap();
+        course.push(*current);
+    }
+    course
+}
+
+#[test]
+fn a_steady_load_gets_what_it_needs_and_room_for_one() {
+    let mut scaler = Autoscaler::new(Policy::default()).unwrap();
+    let mut current = 10;
+    run(&mut scaler, &mut current, 0..1200, |_| 3.0);
+    assert_eq!(current, 6, "3 units at 0.6 are 5 members, and one is headroom");
+}
+
+#[test]
+fn a_burst_is_panic_and_panic_never_shrinks() {
+    let mut scaler = Autoscaler::new(Policy::default()).unwrap();
+    let mut current = 4;
+    run(&mut scaler, &mut current, 0..400, |_| 1.5);
+    let calm = current;
+    let course = run(&mut scaler, &mut current, 400..440, |_| 12.0);
+    assert!(course.first().unwrap() > &calm, "the first poll of the burst counts");
+    assert!(current >= 20, "{course:?}");
+    assert!(course.windows(2).all(|two| two[0] <= two[1]), "{course:?}");
+    let after = run(&mut scaler, &mut current, 440..498, |_| 1.5);
+    assert!(after.iter().all(|members| *members >= *course.last().unwrap()), "{after:?}");
+}
+
+#[test]
+fn members_leave_slowly() {
+    let mut scaler = Autoscaler::new(Policy::default()).unwrap();
+    let mut current = 50;
+    run(&mut scaler, &mut current, 0..60, |_| 25.0);
+    let before = current;
+    let course = run(&mut scaler, &mut current, 60..1000, |_| 3.0);
+    assert!(course.iter().take(149).all(|members| *members == before), "the delay holds");
+    let steps: Vec<u32> =
+        course.windows(2).map(|two| two[0] - two[1]).filter(|step| *step > 0).collect();
+    assert!(!steps.is_empty() && steps.iter().all(|step| *step <= 5), "{steps:?}");
+    let moments: Vec<usize> = (1..course.len()).filter(|at| course[*at] < course[at - 1]).collect();
+    assert!(moments.windows(2).all(|two| (two[1] - two[0]) * 2 >= 60), "{moments:?}");
+}
+
+#[test]
+fn a_restart_holds_what_there_is() {
+    let mut scaler = Autoscaler::new(Policy::default()).unwrap();
+    let mut current = 12;
+    let course = run(&mut scaler, &mut current, 0..300, |_| 0.1);
+    assert!(course.iter().all(|members| *members == 12), "{course:?}");
+}
+
+#[test]
+fn nobody_goes_while_many_are_silent() {
+    let mut scaler = Autoscaler::new(Policy::default()).unwrap();
+    for second in (0..2000).step_by(2) {
+        let silent = Demand { answering: 7, ..demand(0.5, 10) };
+        let decision = scaler.decide(secs(second), &silent, 10);
+        assert_eq!(decision.desired, Some(10));
+        assert!(second < 400 || decision.mode == Mode::Hold, "{decision:?}");
+    }
+    let few = Demand { answering: 4, ..demand(0.5, 10) };
+    let decision = scaler.decide(secs(2000), &few, 10);
+    assert_eq!((decision.desired, decision.mode), (None, Mode::Hold));
+}
+
+#[test]
+fn a_draining_member_goes_first() {
+    let mut scaler = Autoscaler::new(Policy::default()).unwrap();
+    for second in (0..2000).step_by(2) {
+        let draining = Demand { draining: 1, ..demand(0.5, 10) };
+        assert_eq!(scaler.decide(secs(second), &draining, 10).desired, Some(10));
+    }
+}
+
+#[test]
+fn overload_grows_whatever_the_shares_say() {
+    let mut scaler = Autoscaler::new(Policy::default()).unwrap();
+    let mut current = 4;
+    run(&mut scaler, &mut current, 0..500, |_| 1.8);
+    let before = current;
+    for second in (500..510).step_by(2) {
+        let overloaded = Demand { overloaded: true, ..demand(1.8, current as usize) };
+        current = scaler.decide(secs(second), &overloaded, current).desired.unwrap();
+    }
+    assert!(current > before);
+}
+
+#[test]
+fn the_bounds_hold() {
+    let mut scaler = Autoscaler::new(Policy { min: 3, max: 5, ..Policy::default() }).unwrap();
+    let mut current = 3;
+    let course =
+        run(&mut scaler, &mut current, 0..200, |second| if second < 100 { 0.0 } else { 99.0 });
+    assert!(course.iter().all(|members| (3..=5).contains(members)));
+    assert_eq!(current, 5);
+}
+
+#[test]
+fn policies_are_checked() {
+    for (policy, field) in [
+        (Policy { target: 0.0, ..Policy::default() }, "target"),
+        (Policy { target: 1.1, ..Policy::default() }, "target"),
+        (Policy { min: 0, ..Policy::default() }, "min"),
+        (Policy { max: 1, ..Policy::default() }, "max"),
+        (Policy { panic_threshold: 1.0, ..Policy::default() }, "panic_threshold"),
+        (Policy { down_share: f64::NAN, ..Policy::default() }, "down_share"),
+    ] {
+        assert_eq!(Autoscaler::new(policy).unwrap_err().field, field);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+
+    #[test]
+    fn decisions_are_in_bounds_and_the_same_again(
+        course in prop::collection::vec((0.0f64..1e6, 0usize..300, 0usize..300, any::<bool>()), 1..200)
+    ) {
+        let mut first = Autoscaler::new(Policy::default()).unwrap();
+        let mut second = Autoscaler::new(Policy::default()).unwrap();
+        let mut current = 2;
+        for (step, (units, members, answering, overloaded)) in course.into_iter().enumerate() {
+            let demand = Demand {
+                answering: answering.min(members),
+                overloaded,
+                ..demand(units, members)
+            };
+            let now = secs(2 * step as u64);
+            let one = first.decide(now, &demand, current);
+            prop_assert_eq!(&one, &second.decide(now, &demand, current));
+            if let Some(desired) = one.desired {
+                prop_assert!((2..=200).contains(&desired));
+                current = desired;
+            }
+        }
+    }
+}
