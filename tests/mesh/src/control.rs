@@ -225,7 +225,7 @@ fn api_server(program: &Program, dir: &Path, keys: &Keys) -> Command {
         &format!("--tls-cert-file={}", keys.path("server")),
         &format!("--tls-private-key-file={}", keys.path("server-key")),
         &format!("--client-ca-file={}", keys.path("ca")),
-        &format!("--service-account-key-file={}", keys.path("tokens-key")),
+        &format!("--service-account-key-file={}", keys.path("tokens-public")),
         &format!("--service-account-signing-key-file={}", keys.path("tokens-key")),
         "--service-account-issuer=https://kubernetes.default.svc",
         "--service-cluster-ip-range=10.96.0.0/16",

@@ -46,7 +46,9 @@ impl Keys {
         let certificate = admin.signed_by(&admin_key, &ca).unwrap();
         write("admin.pem", certificate.pem());
         write("admin-key.pem", admin_key.serialize_pem());
-        write("tokens-key.pem", KeyPair::generate().unwrap().serialize_pem());
+        let tokens = KeyPair::generate().unwrap();
+        write("tokens-key.pem", tokens.serialize_pem());
+        write("tokens-public.pem", tokens.public_key_pem());
 
         let mut roots = RootCertStore::empty();
         roots.add(ca.der().clone()).unwrap();
@@ -62,7 +64,8 @@ impl Keys {
         Keys { dir: dir.to_owned(), admin: Arc::new(admin) }
     }
 
-    /// Path of one file: `ca`, `server`, `server-key`, `admin`, `admin-key` or `tokens-key`.
+    /// Path of one file: `ca`, `server`, `server-key`, `admin`, `admin-key`, `tokens-key` or
+    /// `tokens-public`.
     pub fn path(&self, name: &str) -> String {
         self.dir.join(format!("{name}.pem")).display().to_string()
     }

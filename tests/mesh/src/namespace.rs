@@ -11,7 +11,7 @@ use std::process::{Command, ExitCode, Stdio};
 /// Says which part of the test a process is.
 const ROLE: &str = "CAIRN_MESH_ROLE";
 
-/// Where istiod listens: an address that waypoints reach, too.
+/// Where istiod listens, and what we call pods from: an address that waypoints reach, too.
 pub const ISTIOD: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 1);
 
 /// Pods that are listeners of the test's own process.

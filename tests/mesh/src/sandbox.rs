@@ -1,7 +1,7 @@
 //! A network namespace for one pod, so that the wildcard addresses and the loopback that a waypoint
 //! listens on are its own.
 
-use crate::namespace::{Role, ip};
+use crate::namespace::{ISTIOD, Role, ip};
 use crate::part::Part;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -96,7 +96,8 @@ impl Sandbox {
         let pid = part.pid().to_string();
         ip(&["link", "add", &link, "type", "veth", "peer", "name", "eth0", "netns", &pid]);
         ip(&["link", "set", &link, "up"]);
-        ip(&["route", "replace", &format!("{address}/32"), "dev", &link]);
+        let ours = ISTIOD.to_string();
+        ip(&["route", "replace", &format!("{address}/32"), "dev", &link, "src", &ours]);
         std::fs::write(state.join("linked"), "").unwrap();
         Sandbox { ip: address, part, state: state.to_owned() }
     }

@@ -223,7 +223,11 @@ fn a_chain_bounds_how_long_a_connection_lasts() {
         let run = stage.run(&spec).await;
         let tunnel = run.tunnel(cairn_test_support::stage::TCP_VIP).await;
         let (mut read, mut write) = tokio::io::split(tunnel);
-        let chatter = tokio::spawn(async move { while write.write_all(b"x").await.is_ok() {} });
+        let chatter = tokio::spawn(async move {
+            while write.write_all(b"x").await.is_ok() {
+                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            }
+        });
         let mut all = Vec::new();
         let _cut = within("its end in spite of all the bytes", read.read_to_end(&mut all)).await;
         assert!(all.starts_with(b"hello"));

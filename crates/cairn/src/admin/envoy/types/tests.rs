@@ -52,7 +52,7 @@ fn sources() -> (Vec<u8>, String) {
 /// Where cargo keeps the sources of the crate that the messages come from.
 fn envoy_types() -> PathBuf {
     let cargo = Command::new(env!("CARGO"))
-        .args(["metadata", "--offline", "--format-version=1", "--manifest-path"])
+        .args(["metadata", "--locked", "--format-version=1", "--manifest-path"])
         .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml"))
         .output()
         .unwrap();
