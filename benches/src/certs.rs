@@ -36,17 +36,7 @@ impl Certs {
         let authority = DevCa::new(TRUST_DOMAIN)?;
         let issue = |name: &str, id: &str| -> Result<Files> {
             let bundle = authority.issue_pem(&SpiffeId::parse(id)?, IssueOptions::default())?;
-            let write = |kind: &str, text: &str| -> Result<PathBuf> {
-                let path = dir.join(format!("{name}.{kind}.pem"));
-                fs::write(&path, text)
-                    .with_context(|| format!("cannot write {}", path.display()))?;
-                Ok(path)
-            };
-            Ok(Files {
-                cert: write("cert", &bundle.cert_chain)?,
-                key: write("key", &bundle.key)?,
-                roots: write("roots", &bundle.roots)?,
-            })
+            Files::write(dir, name, &bundle.cert_chain, &bundle.key, &bundle.roots)
         };
         Ok(Certs {
             waypoint: issue("waypoint", WAYPOINT)?,
@@ -57,6 +47,20 @@ impl Certs {
 }
 
 impl Files {
+    /// Writes what one identity has: `name.cert.pem` and so on.
+    pub fn write(dir: &Path, name: &str, cert: &str, key: &str, roots: &str) -> Result<Files> {
+        let write = |kind: &str, text: &str| -> Result<PathBuf> {
+            let path = dir.join(format!("{name}.{kind}.pem"));
+            fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+            Ok(path)
+        };
+        Ok(Files {
+            cert: write("cert", cert)?,
+            key: write("key", key)?,
+            roots: write("roots", roots)?,
+        })
+    }
+
     /// Reads them back.
     pub fn identity(&self) -> Result<Identity> {
         let read =

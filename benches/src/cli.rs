@@ -43,7 +43,7 @@ pub struct CompareArgs {
     /// Shorter windows and fewer services: figures for a first look
     #[arg(long)]
     pub quick: bool,
-    /// Only this scenario, or `traffic`, `hot`, `scale`, `memory`; may be repeated
+    /// Only this scenario, or `traffic`, `hot`, `scale`, `memory`, `push`; may be repeated
     #[arg(long, value_name = "NAME")]
     pub scenario: Vec<String>,
     /// Only one of the two

@@ -1,14 +1,14 @@
 //! The whole comparison, from nothing to a report.
 
 use crate::bed::Bed;
-use crate::binaries::{bench_dir, build_cairn, commit, install_envoy, version};
+use crate::binaries::{bench_dir, build_cairn, commit, version};
 use crate::cli::{CompareArgs, Only};
 use crate::machine::{Cores, Description};
 use crate::proxy::{Contender, Kind};
 use crate::report::{About, Noise, Report};
 use crate::scenario::SCENARIOS;
 use crate::traffic::{self, Effort};
-use crate::{hot, memory, micro, scale};
+use crate::{hot, memory, micro, push, scale};
 use anyhow::{Context, Result, ensure};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,9 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 /// Names of parts beside scenarios' names.
-const PARTS: [&str; 4] = ["traffic", "hot", "scale", "memory"];
+const PARTS: [&str; 5] = ["traffic", "hot", "scale", "memory", PUSH];
+/// The part that is about Cairn alone.
+const PUSH: &str = "push";
 
 /// Numbers of services.
 const SCALE: &[u32] = &[1, 100, 1_000, 10_000];
@@ -71,6 +73,7 @@ pub fn smoke() -> Result<()> {
             }
         }
         scale::measure(&bed, &contenders, 10, effort).await?;
+        push::smoke(&bed, &contenders).await?;
         for why in left_out {
             println!("1 skipped: {why}");
         }
@@ -103,6 +106,7 @@ async fn compare(args: &CompareArgs) -> Result<()> {
         hot: None,
         scale: Vec::new(),
         memory: Vec::new(),
+        push: None,
         micro: micro::last(&dir),
         left_out,
     };
@@ -127,6 +131,11 @@ async fn compare(args: &CompareArgs) -> Result<()> {
             write(&report, &dir)?;
         }
     }
+    if is_wanted(args, &[PUSH]) && args.only != Some(Only::Envoy) {
+        let storm = if args.quick { push::QUICK } else { push::MINUTE };
+        report.push = Some(push::measure(&bed, &contenders, effort, storm).await?);
+        write(&report, &dir)?;
+    }
     drop(bed);
     if is_wanted(args, &["hot"]) {
         match cores.one_and_two() {
@@ -142,6 +151,9 @@ async fn compare(args: &CompareArgs) -> Result<()> {
     report.print();
     write(&report, &dir)?;
     println!("\n{}", dir.join("report.md").display());
+    if let Some(push) = &report.push {
+        push.check()?;
+    }
     if args.write_docs {
         let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/performance.md");
         fs::write(&page, report.to_markdown())
@@ -189,10 +201,11 @@ async fn contenders(
             contenders.push(cairn("baseline", program.clone()).await);
         }
     }
-    if args.only != Some(Only::Cairn) {
+    let only_push = !args.scenario.is_empty() && args.scenario.iter().all(|name| name == PUSH);
+    if args.only != Some(Only::Cairn) && !only_push {
         let program = match &args.envoy {
             Some(program) => Ok(program.clone()),
-            None => install_envoy(dir).await,
+            None => cairn_test_envoy::install(dir).map_err(anyhow::Error::msg),
         };
         match program {
             Ok(program) => contenders.push(Contender {

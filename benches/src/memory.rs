@@ -76,9 +76,9 @@ async fn hold(bed: &Bed, contender: &Contender, case: Case) -> Result<(u64, u64)
     let addresses = bed.addresses();
     let world = World::traffic(addresses.hbone, addresses.http1);
     let mut proxy = bed.proxy(contender, &world).await?;
-    proxy.until_ready().await?;
+    proxy.process.until_ready().await?;
     let Some(service) = world.services.first() else { bail!("there is no service") };
-    Probe::new(bed, &proxy)?.first_answer(&mut proxy, service).await?;
+    Probe::new(bed, &proxy.process)?.first_answer(&mut proxy.process, service).await?;
     let mut holder = start(bed, &proxy, case, &service.address().to_string())?;
     expect_held(&mut holder, 1).await?;
     let before = settled(&proxy).await?;
@@ -86,7 +86,7 @@ async fn hold(bed: &Bed, contender: &Contender, case: Case) -> Result<(u64, u64)
     expect_held(&mut holder, case.connections * case.tunnels).await?;
     let after = settled(&proxy).await?;
     holder.end().await?;
-    proxy.stop().await?;
+    proxy.process.stop().await?;
     Ok((before, after))
 }
 
@@ -96,7 +96,7 @@ fn start(bed: &Bed, proxy: &Proxy, case: Case, to: &str) -> Result<Load> {
     let mut words = vec!["hold".to_owned()];
     words.extend(file_words(bed.client()));
     words.extend([
-        format!("--waypoint={}", proxy.listen),
+        format!("--waypoint={}", proxy.process.hbone()),
         format!("--expect={WAYPOINT}"),
         format!("--to={to}"),
         format!("--connections={connections}"),
@@ -115,5 +115,5 @@ async fn expect_held(holder: &mut Load, expected: usize) -> Result<()> {
 
 async fn settled(proxy: &Proxy) -> Result<u64> {
     tokio::time::sleep(SETTLE).await;
-    Ok(proxy.usage()?.rss)
+    Ok(proxy.process.usage()?.rss)
 }

@@ -3,7 +3,7 @@
 use crate::bed::Bed;
 use crate::load::http1::{Reply, get};
 use crate::load::{Failure, Lane, Lanes};
-use crate::proxy::Proxy;
+use crate::process::Process;
 use crate::world::{
     FORBIDDEN_PREFIX, Protocol, REVISION_HEADER, REVISION_PATH, ROUTES, Service, WAYPOINT, World,
 };
@@ -21,8 +21,8 @@ pub struct Probe {
 
 impl Probe {
     /// To a proxy; the connection is opened by the first request.
-    pub fn new(bed: &Bed, proxy: &Proxy) -> Result<Probe> {
-        Ok(Probe { lane: Lanes::new(bed.client(), proxy.listen, WAYPOINT)?.lane() })
+    pub fn new(bed: &Bed, proxy: &Process) -> Result<Probe> {
+        Ok(Probe { lane: Lanes::new(bed.client(), proxy.hbone(), WAYPOINT)?.lane() })
     }
 
     /// One request in a tunnel of its own.
@@ -39,7 +39,7 @@ impl Probe {
     }
 
     /// Asks again and again until the first 200; tells how long that took from the start of the proxy.
-    pub async fn first_answer(&self, proxy: &mut Proxy, service: &Service) -> Result<Duration> {
+    pub async fn first_answer(&self, proxy: &mut Process, service: &Service) -> Result<Duration> {
         loop {
             if let Ok(reply) = self.get(service, REVISION_PATH, "").await
                 && reply.status == 200

@@ -100,15 +100,15 @@ async fn count(
     let world = World::traffic(addresses.hbone, addresses.http1);
     let mut proxy = bed.proxy(&contender, &world).await?;
     let service = world.services.first().context("there is no service")?;
-    Probe::new(bed, &proxy)?.first_answer(&mut proxy, service).await?;
+    Probe::new(bed, &proxy.process)?.first_answer(&mut proxy.process, service).await?;
     let args = LoadArgs {
         warm_up: Duration::ZERO,
         window: WINDOW,
         requests: Some(requests),
-        ..scenario.apply(&world, bed.load_args(&proxy))
+        ..scenario.apply(&world, bed.load_args(&proxy.process))
     };
     let report = bed.load(&args)?.result(|line| progress.line(line)).await?;
-    proxy.finish().await?;
+    proxy.process.finish().await?;
     for phase in &report.phases {
         ensure!(phase.errors.is_empty(), "requests failed: {:?}", phase.errors);
     }

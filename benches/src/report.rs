@@ -10,6 +10,7 @@ pub use terminal::Progress;
 
 use crate::load::{Latency, LoadReport};
 use crate::machine::{Description, Placement};
+use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -26,6 +27,9 @@ pub struct Report {
     pub scale: Vec<ScaleReport>,
     /// Memory per connection and tunnel.
     pub memory: Vec<MemoryReport>,
+    /// Istiod's own pushes.
+    #[serde(default)]
+    pub push: Option<PushReport>,
     /// The last micro-benchmarks.
     #[serde(default)]
     pub micro: Vec<MicroReport>,
@@ -182,6 +186,87 @@ pub struct Change {
     pub slowest: f64,
 }
 
+/// Istiod's own pushes, to Cairn.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct PushReport {
+    /// A recorded push of many services: rounds by contender.
+    pub recorded: BTreeMap<String, Vec<PushRun>>,
+    /// Many pushes to a small mesh under load, by contender.
+    pub storm: BTreeMap<String, StormRun>,
+}
+
+/// One waypoint with a recorded push.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PushRun {
+    /// Services in it.
+    pub services: u64,
+    /// From exec, without anything kept, to its own readiness, in milliseconds.
+    pub ready_ms: f64,
+    /// CPU time up to then, in milliseconds.
+    pub ready_cpu_ms: f64,
+    /// From exec to its own readiness with what an earlier start has kept, while istiod is silent, in
+    /// milliseconds.
+    pub warm_ready_ms: f64,
+    /// Time that a snapshot of everything takes, nothing of which was known, in milliseconds.
+    pub compile_ms: f64,
+    /// Resident memory without traffic, in bytes.
+    pub idle_rss: u64,
+    /// The same after all changes.
+    pub changed_rss: u64,
+    /// CPU time of an idle waypoint, in milliseconds per second.
+    pub idle_cpu: f64,
+    /// One changed endpoint.
+    pub endpoint_change: PushChange,
+    /// One changed route, with which the listener of all services comes again.
+    pub route_change: PushChange,
+}
+
+/// What one changed resource costs, in milliseconds.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+pub struct PushChange {
+    /// CPU time over what an idle waypoint uses.
+    pub cpu_ms: f64,
+    /// The same with that of writing down what to start with the next time, some seconds later.
+    pub kept_cpu_ms: f64,
+    /// From the push to the first snapshot that has it.
+    pub until_used_ms: f64,
+}
+
+/// One waypoint in a storm of pushes.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct StormRun {
+    /// Services in the mesh.
+    pub services: u64,
+    /// How long it took.
+    pub seconds: f64,
+    /// Good answers.
+    pub requests: u64,
+    /// Failures by kind.
+    pub errors: BTreeMap<String, u64>,
+    /// 99 % of requests took no longer before it, in microseconds.
+    pub p99_before: f64,
+    /// And meanwhile.
+    pub p99_during: f64,
+    /// None took longer before it, in microseconds.
+    pub slowest_before: f64,
+    /// And meanwhile.
+    pub slowest_during: f64,
+    /// Pushes that istiod sent.
+    pub pushes: u64,
+    /// Of them, taken.
+    pub acked: u64,
+    /// Of them, refused.
+    pub nacked: u64,
+    /// Snapshots that were made of them.
+    pub snapshots: u64,
+    /// CPU time of a push over what requests use, in milliseconds.
+    pub cpu_per_push_ms: f64,
+    /// Resident memory after half of the pushes, in bytes.
+    pub rss_first_half: u64,
+    /// Resident memory after all of them, in bytes.
+    pub rss_second_half: u64,
+}
+
 /// Memory of one contender, in bytes.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct MemoryReport {
@@ -258,6 +343,28 @@ impl ScaleReport {
     /// Median over the rounds of a contender.
     pub fn median(&self, contender: &str, figure: impl Fn(&ScaleRun) -> f64) -> Option<f64> {
         median(self.runs.get(contender)?.iter().map(figure))
+    }
+}
+
+impl PushReport {
+    /// Median over the rounds of a contender.
+    pub fn median(&self, contender: &str, figure: impl Fn(&PushRun) -> f64) -> Option<f64> {
+        median(self.recorded.get(contender)?.iter().map(figure))
+    }
+
+    /// An error when requests have failed or pushes were refused.
+    pub fn check(&self) -> Result<()> {
+        self.storm.iter().try_for_each(|(contender, run)| run.check(contender))
+    }
+}
+
+impl StormRun {
+    /// An error when requests have failed or pushes were refused.
+    pub fn check(&self, contender: &str) -> Result<()> {
+        let StormRun { errors, nacked, pushes, .. } = self;
+        ensure!(errors.is_empty(), "{contender}: requests failed while istiod pushed: {errors:?}");
+        ensure!(*nacked == 0, "{contender}: {nacked} of {pushes} pushes were refused");
+        Ok(())
     }
 }
 

@@ -1,9 +1,9 @@
 //! Many services: start, memory, and what a change costs.
 
 use crate::bed::Bed;
+use crate::cost::{CHANGE, QUIET, cost};
 use crate::load::LoadArgs;
 use crate::probe::Probe;
-use crate::procfs::Usage;
 use crate::proxy::{Contender, Proxy};
 use crate::report::{Change, Progress, Run, ScaleReport, ScaleRun, figure, median, mib, time};
 use crate::traffic::{Effort, in_turn};
@@ -12,18 +12,10 @@ use anyhow::{Context, Result, bail};
 use std::collections::BTreeMap;
 use std::fs;
 use std::time::Duration;
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 /// Until a proxy that has nothing to do uses nothing more.
 const SETTLE: Duration = Duration::from_secs(3);
-/// A change is over when the proxy has been as quiet as before for so long.
-const QUIET: Duration = Duration::from_secs(1);
-/// But it is watched for at least so long: files are looked at once a second.
-const CHANGE: Duration = Duration::from_millis(2500);
-/// And no longer than this.
-const CHANGE_LIMIT: Duration = Duration::from_secs(90);
-/// Above what an idle proxy uses, this is not quiet, in CPU time of a quiet second.
-const RESTLESS: Duration = Duration::from_millis(5);
 /// Requests per second while something changes.
 const RATE: u32 = 1000;
 /// Services that get load, from the first.
@@ -66,13 +58,13 @@ async fn run(
     let mut world = World::scale(services, bed.addresses().hbone);
     let ready_ms = start(bed, contender, &world).await?;
     let mut proxy = bed.proxy(contender, &world).await?;
-    let probe = Probe::new(bed, &proxy)?;
+    let probe = Probe::new(bed, &proxy.process)?;
     let first = world.services.first().cloned().context("there is no service")?;
-    let first_answer = probe.first_answer(&mut proxy, &first).await?;
-    let start_cpu = proxy.usage()?.precise;
-    proxy.until_ready().await?;
+    let first_answer = probe.first_answer(&mut proxy.process, &first).await?;
+    let start_cpu = proxy.process.usage()?.precise;
+    proxy.process.until_ready().await?;
     sleep(SETTLE).await;
-    let idle_rss = proxy.usage()?.rss;
+    let idle_rss = proxy.process.usage()?.rss;
 
     let mut changed = Changed { bed, proxy: &proxy, probe: &probe, world: &mut world };
     let (mut endpoint_change, idle) = changed.cost(Kind::Endpoint, effort.changes).await?;
@@ -83,11 +75,11 @@ async fn run(
         warm_up: effort.warm_up,
         window: effort.window,
         to_file: Some(targets(bed, &world)?),
-        ..bed.load_args(&proxy)
+        ..bed.load_args(&proxy.process)
     };
     let report = bed.load(&args)?.result(|line| progress.line(line)).await?;
     let busy = Run::of(&report);
-    proxy.stop().await?;
+    proxy.process.stop().await?;
     if !busy.errors.is_empty() {
         bail!("requests failed with {services} services: {:?}", busy.errors);
     }
@@ -109,8 +101,8 @@ async fn run(
 /// From exec to ready, without a client that asks for more meanwhile.
 async fn start(bed: &Bed, contender: &Contender, world: &World) -> Result<f64> {
     let mut proxy = bed.proxy(contender, world).await?;
-    let ready = proxy.until_ready().await?;
-    proxy.stop().await?;
+    let ready = proxy.process.until_ready().await?;
+    proxy.process.stop().await?;
     Ok(millis(ready))
 }
 
@@ -177,15 +169,10 @@ impl Changed<'_> {
     async fn cost(&mut self, kind: Kind, changes: usize) -> Result<(Change, f64)> {
         let (mut costs, mut idles) = (Vec::new(), Vec::new());
         for _ in 0..changes {
-            let before = self.proxy.usage()?;
-            sleep(CHANGE).await;
-            let between = self.proxy.usage()?;
-            let since = Instant::now();
-            self.push(kind)?;
-            let idle = between.since(before).precise.as_secs_f64() / CHANGE.as_secs_f64();
-            let used = self.until_quiet(between, since, idle).await?.as_secs_f64();
-            costs.push((used - idle * since.elapsed().as_secs_f64()) * 1e3);
-            idles.push(idle);
+            let proxy = self.proxy;
+            let cost = cost(&proxy.process, || self.push(kind)).await?;
+            costs.push(cost.total);
+            idles.push(cost.idle);
             self.seen(kind).await?;
             sleep(QUIET).await;
         }
@@ -198,22 +185,6 @@ impl Changed<'_> {
             slowest: 0.0,
         };
         Ok((change, median(idles.into_iter()).unwrap_or(0.0)))
-    }
-
-    /// CPU time since `before` until the proxy has become as quiet as it is when idle.
-    async fn until_quiet(&self, before: Usage, since: Instant, idle: f64) -> Result<Duration> {
-        let restless = idle * 2.0 * QUIET.as_secs_f64() + RESTLESS.as_secs_f64();
-        let mut last = before.precise;
-        sleep(CHANGE - QUIET).await;
-        while since.elapsed() < CHANGE_LIMIT {
-            sleep(QUIET).await;
-            let now = self.proxy.usage()?;
-            if now.precise.saturating_sub(last).as_secs_f64() < restless {
-                return Ok(now.since(before).precise);
-            }
-            last = now.precise;
-        }
-        bail!("the proxy is not quiet {CHANGE_LIMIT:?} after a change")
     }
 
     /// The slowest requests while both changes are applied, and latency before.
@@ -232,7 +203,7 @@ impl Changed<'_> {
             window: parts.iter().sum(),
             to_file: Some(targets(self.bed, self.world)?),
             phases: true,
-            ..self.bed.load_args(self.proxy)
+            ..self.bed.load_args(&self.proxy.process)
         };
         let mut load = self.bed.load(&args)?;
         sleep(args.warm_up + parts[0]).await;

@@ -69,19 +69,19 @@ pub async fn run(
     let addresses = bed.addresses();
     let world = World::traffic(addresses.hbone, addresses.http1);
     let mut proxy = bed.proxy(contender, &world).await?;
-    proxy.until_ready().await?;
-    let probe = Probe::new(bed, &proxy)?;
+    proxy.process.until_ready().await?;
+    let probe = Probe::new(bed, &proxy.process)?;
     if let Some(service) = world.services.first() {
-        probe.first_answer(&mut proxy, service).await?;
+        probe.first_answer(&mut proxy.process, service).await?;
     }
     probe.check(&world).await?;
     let args = LoadArgs {
         warm_up: effort.warm_up,
         window: effort.window,
-        ..scenario.apply(&world, bed.load_args(&proxy))
+        ..scenario.apply(&world, bed.load_args(&proxy.process))
     };
     let report = bed.load(&args)?.result(|line| progress.line(line)).await?;
-    proxy.stop().await?;
+    proxy.process.stop().await?;
     let run = Run::of(&report);
     let errors: u64 = run.errors.values().sum();
     progress.done(&format!(

@@ -31,6 +31,11 @@ pub fn figure(value: f64) -> String {
     }
 }
 
+/// A number of things.
+pub fn count(things: u64) -> String {
+    grouped(things as f64)
+}
+
 /// Microseconds in the unit that reads best.
 pub fn time(micros: f64) -> String {
     match micros {
@@ -92,6 +97,8 @@ mod tests {
         assert_eq!(figure(100.0), "100");
         assert_eq!(figure(12.345), "12.3");
         assert_eq!(figure(0.5), "0.50");
+        assert_eq!(count(1), "1");
+        assert_eq!(count(10_000), "10,000");
         assert_eq!(time(1500.0), "1.50 ms");
         assert_eq!(time(2_500_000.0), "2.50 s");
         assert_eq!(time(80.0), "80.0 µs");

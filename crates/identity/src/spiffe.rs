@@ -175,7 +175,7 @@ impl From<SpiffeId> for String {
 }
 
 /// The trust domains whose clients are accepted: the mesh's own and its aliases. Never empty.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TrustDomains(Arc<[String]>);
 
 impl TrustDomains {
@@ -214,7 +214,13 @@ impl TrustDomains {
 
 /// The identities of which a server that we dial must have one. Never empty; equal when the sets are equal.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ExpectedPeers(Arc<[SpiffeId]>);
+pub struct ExpectedPeers(Expected);
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Expected {
+    Ids(Arc<[SpiffeId]>),
+    AnyOf(TrustDomains),
+}
 
 impl ExpectedPeers {
     /// Takes a list of identities; order and repeats do not matter.
@@ -228,12 +234,17 @@ impl ExpectedPeers {
         if list.is_empty() {
             return Err(SpiffeError::EmptyList);
         }
-        Ok(Self(list.into()))
+        Ok(Self(Expected::Ids(list.into())))
     }
 
     /// Exactly one identity.
     pub fn one(id: SpiffeId) -> Self {
-        Self(Arc::from([id]))
+        Self(Expected::Ids(Arc::from([id])))
+    }
+
+    /// Anybody of these trust domains, as Envoy's waypoint accepts: less than Cairn demands by default.
+    pub fn any_of(domains: TrustDomains) -> Self {
+        Self(Expected::AnyOf(domains))
     }
 
     /// Reads a list of identities as configuration has them.
@@ -248,24 +259,27 @@ impl ExpectedPeers {
 
     /// Whether `id` is one of these.
     pub fn contains(&self, id: &SpiffeId) -> bool {
-        self.0.contains(id)
-    }
-
-    /// The identities, sorted.
-    pub fn iter(&self) -> impl Iterator<Item = &SpiffeId> {
-        self.0.iter()
+        match &self.0 {
+            Expected::Ids(ids) => ids.contains(id),
+            Expected::AnyOf(domains) => domains.accepts(id),
+        }
     }
 }
 
 impl fmt::Display for ExpectedPeers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, id) in self.0.iter().enumerate() {
-            if index > 0 {
-                f.write_str(", ")?;
+        let mut separator = "";
+        let mut item = |item: &dyn fmt::Display, f: &mut fmt::Formatter<'_>| {
+            write!(f, "{separator}{item}")?;
+            separator = ", ";
+            Ok(())
+        };
+        match &self.0 {
+            Expected::Ids(ids) => ids.iter().try_for_each(|id| item(id, f)),
+            Expected::AnyOf(domains) => {
+                domains.iter().try_for_each(|domain| item(&format_args!("spiffe://{domain}/*"), f))
             }
-            id.fmt(f)?;
         }
-        Ok(())
     }
 }
 

@@ -8,7 +8,8 @@ use cairn_telemetry::ResponseFlags;
 use http::{HeaderMap, HeaderValue, StatusCode};
 use pingora_http::{RequestHeader, ResponseHeader};
 
-/// Answers preflights, and notes the origin of an allowed request for its response.
+/// Answers preflights, and notes the origin of an allowed request for its response. That says what may be seen of it,
+/// preflight or not (Envoy).
 pub(crate) fn judge(
     cors: &Cors,
     ctx: &mut Exchange,
@@ -20,18 +21,21 @@ pub(crate) fn judge(
             ctx.origin = Some(origin);
             Ok(())
         }
-        CorsRequest::Preflight(origin) => Err(preflight(cors, Some(&origin))),
+        CorsRequest::Preflight(origin) => {
+            let reply = preflight(cors, Some(&origin));
+            ctx.origin = Some(origin);
+            Err(reply)
+        }
         CorsRequest::RefusedPreflight => Err(preflight(cors, None)),
     }
 }
 
 fn preflight(cors: &Cors, origin: Option<&HeaderValue>) -> LocalReply {
     let mut reply = LocalReply::new(StatusCode::OK, "", ResponseFlags::NONE, "cors_response");
-    if let Some(origin) = origin {
-        let mut headers = HeaderMap::new();
-        cors.put_preflight_headers(origin, &mut headers);
-        reply.headers.extend(headers.iter().map(|(name, value)| (name.clone(), value.clone())));
-    }
+    reply.plain = true;
+    let mut headers = HeaderMap::new();
+    cors.put_preflight_headers(origin, &mut headers);
+    reply.headers.extend(headers.iter().map(|(name, value)| (name.clone(), value.clone())));
     reply
 }
 

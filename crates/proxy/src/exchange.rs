@@ -26,6 +26,8 @@ pub(crate) struct Exchange {
     pub(crate) start_time: SystemTime,
     pub(crate) in_flight: Option<Raised<Arc<Counters>>>,
     pub(crate) grpc: bool,
+    /// The client has given the operation a name.
+    pub(crate) names_operation: bool,
     /// The target as the client sent it.
     pub(crate) original: Uri,
     pub(crate) routed: Option<Routed>,
@@ -80,6 +82,7 @@ impl Exchange {
             start_time: SystemTime::now(),
             in_flight: None,
             grpc: false,
+            names_operation: false,
             original: Uri::default(),
             routed: None,
             origin: None,

@@ -1,15 +1,17 @@
 //! gRPC as HTTP sees it: statuses, timeouts, messages.
 
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use std::time::Duration;
 
 /// Whether a request is gRPC: `content-type: application/grpc`, alone or with a `+` suffix (Envoy: `isGrpcContentType`).
 pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
-    let Some(value) = headers.get(header::CONTENT_TYPE) else {
+    let mut values = headers.get_all(header::CONTENT_TYPE).iter();
+    let Some(value) = values.next() else {
         return false;
     };
     match value.as_bytes().strip_prefix(b"application/grpc") {
-        Some(rest) => rest.is_empty() || matches!(rest.first(), Some(b'+' | b';')),
+        Some([]) => values.next().is_none(), // Envoy: several are one, joined by commas
+        Some(rest) => matches!(rest.first(), Some(b'+' | b';')),
         None => false,
     }
 }
@@ -33,9 +35,21 @@ pub(crate) fn status_in(headers: &HeaderMap) -> Option<u32> {
     headers.get("grpc-status")?.to_str().ok()?.parse().ok()
 }
 
+/// How long a call may take.
+pub(crate) const TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+
+/// The value of `grpc-timeout` for this time, in the finest unit from milliseconds up that has room for it.
+pub(crate) fn timeout(time: Duration) -> String {
+    const MOST: u128 = 99_999_999;
+    match time.as_millis() {
+        millis if millis <= MOST => format!("{millis}m"),
+        millis => format!("{}S", (millis / 1000).min(MOST)),
+    }
+}
+
 /// `grpc-timeout`: up to 8 digits and a unit (gRPC over HTTP/2: Requests).
 pub(crate) fn timeout_in(headers: &HeaderMap) -> Option<Duration> {
-    let text = headers.get("grpc-timeout")?.to_str().ok()?;
+    let text = headers.get(TIMEOUT)?.to_str().ok()?;
     let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     if number.is_empty() || number.len() > 8 || !number.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;
@@ -88,8 +102,25 @@ mod tests {
     }
 
     #[test]
+    fn timeouts_have_eight_digits() {
+        for (seconds, text) in [(2, "2000m"), (99_999, "99999000m"), (100_000, "100000S")] {
+            assert_eq!(timeout(Duration::from_secs(seconds)), text);
+        }
+        assert_eq!(timeout(Duration::MAX), "99999999S");
+    }
+
+    #[test]
     fn messages_are_printable() {
         assert_eq!(message("a%b\nc"), "a%25b%0Ac");
+    }
+
+    #[test]
+    fn two_content_types_are_none() {
+        let mut headers = HeaderMap::new();
+        headers.append("content-type", HeaderValue::from_static("application/grpc"));
+        assert!(is_grpc(&headers));
+        headers.append("content-type", HeaderValue::from_static("application/grpc"));
+        assert!(!is_grpc(&headers));
     }
 
     #[test]

@@ -340,7 +340,7 @@ fn origin_form(
 }
 
 /// Lists, user information, paths and white space have no place in `Host`.
-fn check_host(host: &HeaderValue) -> Result<(), HeadError> {
+pub(crate) fn check_host(host: &HeaderValue) -> Result<(), HeadError> {
     let allowed = |byte: &u8| {
         byte.is_ascii_alphanumeric()
             || matches!(byte, b'.' | b'-' | b'_' | b':' | b'[' | b']' | b'%' | b'~')

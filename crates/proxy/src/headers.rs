@@ -9,7 +9,7 @@ use rand::RngCore;
 
 /// Control headers that only a trusted client may send (Envoy: `cleanHeaders`). At a waypoint nobody is
 /// trusted with them: the client's address is not internal.
-const CONTROL: [&str; 16] = [
+const CONTROL: [&str; 17] = [
     "x-envoy-internal",
     "x-envoy-downstream-service-cluster",
     "x-envoy-downstream-service-node",
@@ -25,12 +25,14 @@ const CONTROL: [&str; 16] = [
     "x-envoy-expected-rq-timeout-ms",
     "x-envoy-force-trace",
     "x-envoy-hedge-on-per-try-timeout",
+    // Envoy lets these two pass.
     "x-envoy-original-path",
+    "x-envoy-original-host",
 ];
 
 /// Fields that `Connection` may name but that are never dropped for it: dropping them would change what a
 /// request is or who sent it.
-const NOT_NOMINATED: [&str; 8] = [
+const NOT_NOMINATED: [&str; 9] = [
     "host",
     "authorization",
     "cookie",
@@ -38,6 +40,7 @@ const NOT_NOMINATED: [&str; 8] = [
     "x-forwarded-for",
     "x-forwarded-proto",
     "x-request-id",
+    "upgrade",
     "te",
 ];
 
@@ -48,6 +51,25 @@ const FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 const FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+
+/// Drops what the client's `Connection` names (RFC 9110 §7.6.1): before anything looks at it, so that a policy never
+/// sees a field that the endpoint would not get, and nothing of ours is dropped.
+pub(crate) fn drop_nominated(request: &mut RequestHeader) {
+    if !request.headers.contains_key(header::CONNECTION) {
+        return;
+    }
+    let nominated: Vec<HeaderName> = request
+        .headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+        .filter_map(|token| HeaderName::from_bytes(token.trim_ascii()).ok())
+        .filter(|name| !NOT_NOMINATED.contains(&name.as_str()))
+        .collect();
+    for name in nominated {
+        request.remove_header(&name);
+    }
+}
 
 /// Brings a client's request into the form that filters and routes see.
 ///
@@ -76,29 +98,13 @@ pub(crate) fn sanitize(request: &mut RequestHeader, chain: &HttpChain, port: u16
     Ok(())
 }
 
-/// Drops what belongs to one hop (RFC 9110 §7.6.1). With `upgrade` the request to switch protocols stays.
+/// Drops what belongs to one hop, but for what [`drop_nominated`] has dropped. With `upgrade` the request to switch protocols stays.
 pub(crate) fn strip_hop(request: &mut RequestHeader, upgrade: bool) -> Result<()> {
-    let nominated: Vec<HeaderName> = request
-        .headers
-        .get_all(header::CONNECTION)
-        .iter()
-        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
-        .filter_map(|token| HeaderName::from_bytes(token.trim_ascii()).ok())
-        .filter(|name| !NOT_NOMINATED.contains(&name.as_str()))
-        .collect();
-    for name in nominated {
-        if !(upgrade && name == header::UPGRADE) {
-            request.remove_header(&name);
-        }
-    }
     for name in [header::CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, header::TRANSFER_ENCODING] {
         request.remove_header(&name);
     }
-    let trailers = request
-        .headers
-        .get_all(header::TE)
-        .iter()
-        .any(|value| value.as_bytes().eq_ignore_ascii_case(b"trailers"));
+    let trailers =
+        request.headers.get_all(header::TE).iter().any(|value| value.as_bytes() == b"trailers");
     if request.headers.contains_key(header::TE) {
         request.remove_header(&header::TE);
         if trailers {
@@ -260,6 +266,8 @@ mod tests {
             ("te", "trailers, deflate"),
             ("upgrade", "h2c"),
         ]);
+        drop_nominated(&mut request);
+        assert!(request.headers.contains_key("upgrade"), "the kind of request stays visible");
         strip_hop(&mut request, false).unwrap();
         let mut left: Vec<_> = request.headers.keys().map(HeaderName::as_str).collect();
         left.sort_unstable();

@@ -15,8 +15,8 @@ use crate::inbound::{Inbound, inbound_of};
 use crate::mirror::Mirror;
 use crate::phases::{
     admit, apply_response_ops, begin_try, choose_cluster, choose_endpoint, finalize_request,
-    finalize_response, finish_response, local_answer, normalise, route, timeout_of, unsupported,
-    wait_for_endpoint,
+    finalize_response, finish_response, local_answer, normalise, route, take_operation,
+    tell_timeout, timeout_of, unsupported, wait_for_endpoint,
 };
 use crate::record;
 use crate::reply::{self, Form, LocalReply};
@@ -26,7 +26,7 @@ use bytes::Bytes;
 use cairn_router::destination::HttpChain;
 use cairn_router::route::Route;
 use cairn_telemetry::ResponseFlags;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderMap, StatusCode, header};
 use pingora_core::protocols::ALPN;
 use pingora_core::protocols::tls::CustomALPN;
 use pingora_core::upstreams::peer::HttpPeer;
@@ -35,8 +35,6 @@ use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use std::borrow::Cow;
 use std::sync::Arc;
-
-const EXPECTED_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
 
 /// The hooks. They hold nothing: what they need comes with the session.
 pub(crate) struct Hooks;
@@ -64,13 +62,13 @@ async fn send_reply(session: &mut Session, ctx: &mut Exchange, reply: &LocalRepl
     ctx.flags |= reply.flags;
     ctx.details = reply.details.clone();
     let request = session.req_header();
-    let direct = reply.details == "direct_response";
-    let form = Form { grpc: ctx.grpc, method: &request.method };
+    let form = Form { grpc: ctx.grpc && !reply.plain, request };
     let (mut head, body) = reply.render(form)?;
-    if ctx.grpc {
+    if form.grpc {
         ctx.grpc_status = Some(reply.grpc_status());
     }
-    if direct {
+    if !reply.plain {
+        // Envoy: a route's changes are made to local replies, too, whichever filter made them.
         apply_response_ops(ctx, &mut head, request);
     }
     match ctx.chain() {
@@ -125,7 +123,9 @@ impl ProxyHttp for Hooks {
         if let Some(reason) = &chain.broken {
             return Err(answer(ctx, unsupported(reason)));
         }
+        headers::drop_nominated(request);
         normalise(request, chain, ctx.grpc).map_err(|reply| answer(ctx, reply))?;
+        take_operation(ctx, request);
         headers::sanitize(request, chain, inbound.link.target.port())
     }
 
@@ -145,8 +145,11 @@ impl ProxyHttp for Hooks {
                 return Err(answer(ctx, reply));
             }
         }
-        filters::run(ctx, &inbound, chain, session.req_header_mut())
-            .map_err(|reply| answer(ctx, reply))?;
+        if let Err(reply) = filters::run(ctx, &inbound, chain, session.req_header_mut()) {
+            // The response has the name of the route's operation all the same.
+            ctx.routed = route(chain, session.req_header()).ok();
+            return Err(answer(ctx, reply));
+        }
         admit(ctx, &inbound).map_err(|reply| answer(ctx, reply))?;
         let routed = route(chain, session.req_header()).map_err(|reply| answer(ctx, reply))?;
         let extras = routed.route.fault.is_some() || routed.route.cors.is_some();
@@ -244,14 +247,9 @@ impl ProxyHttp for Hooks {
         headers::strip_hop(request, session.is_upgrade_req())?;
         finalize_request(ctx, request, session.req_header());
         let inbound = &attempt.inbound;
-        let timeout =
-            ctx.forward().and_then(|forward| timeout_of(forward, ctx.grpc, &request.headers));
-        let per_try = ctx.forward().and_then(|forward| forward.retry.as_ref()?.per_try_timeout);
-        if let Some(expected) = per_try.or(timeout).filter(|timeout| !timeout.is_zero())
-            && !chain_of(inbound)?.suppress_envoy_headers
-        {
-            let millis = u64::try_from(expected.as_millis()).unwrap_or(u64::MAX);
-            request.insert_header(EXPECTED_TIMEOUT, HeaderValue::from(millis))?;
+        if let Some(forward) = ctx.forward() {
+            let told = !chain_of(inbound)?.suppress_envoy_headers;
+            tell_timeout(forward, ctx.grpc, told, request)?;
         }
         if ctx.tries.begun == 1
             && let Some(forward) = ctx.forward()

@@ -87,8 +87,8 @@ impl MeshInstance {
             .clusters()
             .filter_map(|cluster| {
                 let settings = cluster.tls.as_ref()?;
-                let reason = ClusterTls::of(&cluster.state, settings).as_ref().err()?;
-                Some((Arc::clone(&cluster.name), reason.clone()))
+                let reason = ClusterTls::of(&cluster.state, settings).err()?;
+                Some((Arc::clone(&cluster.name), reason))
             })
             .collect();
         self.mesh.store(Arc::new(mesh));

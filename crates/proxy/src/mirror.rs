@@ -108,6 +108,15 @@ impl Mirror {
     }
 }
 
+/// `app-shadow:8000` of `app:8000` (Envoy: the suffix goes to the host).
+fn shadow(host: &HeaderValue) -> Option<HeaderValue> {
+    let bytes = host.as_bytes();
+    let is_port = |at: &usize| bytes[at + 1..].iter().all(u8::is_ascii_digit);
+    let end = bytes.iter().rposition(|byte| *byte == b':').filter(is_port).unwrap_or(bytes.len());
+    let (host, port) = bytes.split_at_checked(end)?;
+    HeaderValue::from_bytes(&[host, b"-shadow", port].concat()).ok()
+}
+
 /// One copy, ready to be sent.
 struct Prepared {
     inbound: Arc<Inbound>,
@@ -134,7 +143,7 @@ impl Prepared {
         if copy.shadow_suffix
             && let Some(host) = head.headers.get(header::HOST)
         {
-            let shadow = HeaderValue::from_bytes(&[host.as_bytes(), b"-shadow"].concat()).ok()?;
+            let shadow = shadow(host)?;
             head.insert_header(header::HOST, shadow).ok()?;
         }
         head.remove_header(&header::EXPECT);
@@ -172,5 +181,25 @@ impl Prepared {
         let _both: ((), ()) = tokio::try_join!(write, read)?;
         upstream.release();
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn the_suffix_goes_to_the_host() {
+        for (host, expected) in [
+            ("app", "app-shadow"),
+            ("app:8000", "app-shadow:8000"),
+            ("[::1]:80", "[::1]-shadow:80"),
+            ("[::1]", "[::1]-shadow"),
+            ("", "-shadow"),
+        ] {
+            let host = HeaderValue::from_str(host).unwrap();
+            assert_eq!(shadow(&host).unwrap(), expected);
+        }
     }
 }

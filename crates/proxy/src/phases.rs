@@ -29,7 +29,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 const ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-original-path");
+const ORIGINAL_HOST: HeaderName = HeaderName::from_static("x-envoy-original-host");
 const DECORATOR: HeaderName = HeaderName::from_static("x-envoy-decorator-operation");
+const EXPECTED_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
 const SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");
 
 /// Bytes of a body that are kept, without a retry policy, for an HTTP/2 endpoint whose GOAWAY leaves the request out.
@@ -116,6 +118,13 @@ pub(crate) fn unsupported(reason: &str) -> LocalReply {
     )
 }
 
+/// Takes the client's name of the operation away; with one, the response does not have the route's.
+pub(crate) fn take_operation(ctx: &mut Exchange, request: &mut RequestHeader) {
+    if let Some(operation) = request.remove_header(&DECORATOR) {
+        ctx.names_operation = !operation.is_empty();
+    }
+}
+
 /// Whether there is room for one more request.
 pub(crate) fn admit(ctx: &mut Exchange, inbound: &Inbound) -> Result<(), LocalReply> {
     let instance = &inbound.link.instance;
@@ -182,6 +191,29 @@ pub(crate) fn local_answer(routed: &Routed, request: &RequestHeader) -> Option<L
 /// The route's timeout, or the client's gRPC deadline where the route honours it.
 pub(crate) fn timeout_of(forward: &Forward, grpc: bool, headers: &HeaderMap) -> Option<Duration> {
     if grpc { forward.grpc_timeout(grpc::timeout_in(headers)) } else { forward.timeout }
+}
+
+/// Says in the request how long the endpoint may take; `told`: by Envoy's header, too. A gRPC endpoint is told where the
+/// route bounds deadlines (Envoy: `FilterUtility::setTimeoutHeaders`).
+pub(crate) fn tell_timeout(
+    forward: &Forward,
+    grpc: bool,
+    told: bool,
+    request: &mut RequestHeader,
+) -> Result<()> {
+    let bounded = |timeout: &Duration| !timeout.is_zero();
+    let all = timeout_of(forward, grpc, &request.headers).filter(bounded);
+    let one = forward.retry.as_ref().and_then(|retry| retry.per_try_timeout).filter(bounded);
+    let one = one.filter(|one| all.is_none_or(|all| *one < all));
+    let Some(expected) = one.or(all) else { return Ok(()) };
+    if told {
+        let millis = u64::try_from(expected.as_millis()).unwrap_or(u64::MAX);
+        request.insert_header(EXPECTED_TIMEOUT, HeaderValue::from(millis))?;
+    }
+    if grpc && forward.max_grpc_timeout.is_some() {
+        request.insert_header(grpc::TIMEOUT, grpc::timeout(expected))?;
+    }
+    Ok(())
 }
 
 /// Draws the cluster, once per request.
@@ -305,6 +337,7 @@ pub(crate) fn finalize_request(
     }
     if ctx.chain().is_some_and(|chain| chain.suppress_envoy_headers) {
         request.remove_header(&ORIGINAL_PATH);
+        request.remove_header(&ORIGINAL_HOST);
     }
 }
 
@@ -339,7 +372,9 @@ pub(crate) fn finish_response(
     if ctx.origin.is_some() {
         cors::put_headers(ctx, response);
     }
-    if let Some(operation) = ctx.routed.as_ref().and_then(|routed| routed.route.decorator.as_ref())
+    if !ctx.names_operation
+        && let Some(operation) =
+            ctx.routed.as_ref().and_then(|routed| routed.route.decorator.as_ref())
     {
         response.insert_header(DECORATOR, operation.clone())?;
     }

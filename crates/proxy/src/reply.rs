@@ -6,9 +6,9 @@ use crate::head::HeadError;
 use crate::link::Link;
 use bytes::{BufMut, Bytes, BytesMut};
 use cairn_telemetry::{RequestEvent, ResponseFlags, SecurityPolicy, Timings};
-use http::{HeaderName, HeaderValue, Method, StatusCode, header};
+use http::{HeaderName, HeaderValue, Method, StatusCode, Version, header};
 use pingora_error::{Error, ErrorType, Result};
-use pingora_http::ResponseHeader;
+use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
 use std::borrow::Cow;
 use std::time::SystemTime;
@@ -24,6 +24,8 @@ pub(crate) struct LocalReply {
     /// For gRPC, where it is not the one that goes with `status`.
     pub(crate) grpc_status: Option<u32>,
     pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
+    /// It is sent as it is: to a gRPC client, too, and without what the route changes in responses.
+    pub(crate) plain: bool,
 }
 
 impl LocalReply {
@@ -40,6 +42,7 @@ impl LocalReply {
             details: details.into(),
             grpc_status: None,
             headers: Vec::new(),
+            plain: false,
         }
     }
 }
@@ -48,7 +51,7 @@ impl LocalReply {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Form<'a> {
     pub(crate) grpc: bool,
-    pub(crate) method: &'a Method,
+    pub(crate) request: &'a RequestHeader,
 }
 
 impl LocalReply {
@@ -65,7 +68,7 @@ impl LocalReply {
         if form.grpc {
             head.insert_header(header::CONTENT_TYPE, "application/grpc")?;
             head.insert_header("grpc-status", self.grpc_status().to_string())?;
-            if !self.body.is_empty() {
+            if !self.body.is_empty() && form.request.method != Method::HEAD {
                 head.insert_header("grpc-message", grpc::message(&self.body))?;
             }
         } else {
@@ -75,10 +78,11 @@ impl LocalReply {
             } else if !self.body.is_empty() {
                 head.insert_header(header::CONTENT_LENGTH, self.body.len())?;
                 head.insert_header(header::CONTENT_TYPE, "text/plain")?;
-                if form.method != Method::HEAD {
+                if form.request.method != Method::HEAD {
                     body = Bytes::copy_from_slice(self.body.as_bytes());
                 }
-            } else {
+            } else if form.request.version != Version::HTTP_2 {
+                // HTTP/2 says it by ending the stream.
                 head.insert_header(header::CONTENT_LENGTH, 0)?;
             }
         }

@@ -126,9 +126,10 @@ pub(crate) fn after_failure(session: &Session, ctx: &mut Exchange) -> bool {
     }
     let verdict = decide(session, ctx, |policy| match &failure {
         Failure::Connect(_) | Failure::ConnectTimeout => policy.on_connect_failure(),
-        Failure::Reset { .. } | Failure::Unprocessed | Failure::PerTryTimeout => {
-            policy.on_reset(false)
-        }
+        Failure::Reset { .. }
+        | Failure::StreamReset
+        | Failure::Unprocessed
+        | Failure::PerTryTimeout => policy.on_reset(false),
         Failure::RefusedStream => policy.on_refused_stream(),
         Failure::Protocol(_) => policy.on_reset(false),
         Failure::Truncated | Failure::Timeout | Failure::Idle | Failure::Overflow => false,
@@ -189,6 +190,7 @@ fn reply_to(failure: &Failure, used_up: bool, retried: bool) -> LocalReply {
         Failure::Reset { .. } | Failure::Unprocessed | Failure::Truncated => {
             ("connection termination", ResponseFlags::UPSTREAM_CONNECTION_TERMINATION)
         }
+        Failure::StreamReset => ("remote reset", ResponseFlags::UPSTREAM_REMOTE_RESET),
         Failure::RefusedStream => {
             ("remote refused stream reset", ResponseFlags::UPSTREAM_REMOTE_RESET)
         }

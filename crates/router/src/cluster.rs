@@ -167,7 +167,7 @@ fn bounded(breakers: &CircuitBreakers) -> Option<CircuitBreakers> {
 }
 
 fn check_tls(tls: &UpstreamTls, at: &mut Context) {
-    let UpstreamTls { sni, ca_file, sans, cert_file, key_file } = tls;
+    let UpstreamTls { sni, ca_file, sans, cert_file, key_file, tls13_only: _ } = tls;
     if sni.is_none() && sans.is_empty() {
         at.error("needs `sni` or `sans`: nothing could be verified");
     }

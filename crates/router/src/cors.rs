@@ -35,7 +35,7 @@ pub enum CorsRequest {
     Actual(HeaderValue),
     /// It is answered with 200 and [`Cors::put_preflight_headers`] with this origin.
     Preflight(HeaderValue),
-    /// It is answered with 200 and nothing else.
+    /// It is answered with 200 and [`Cors::put_preflight_headers`] without an origin.
     RefusedPreflight,
 }
 
@@ -97,9 +97,13 @@ impl Cors {
         }
     }
 
-    /// Puts on the answer to a preflight what its client may do.
-    pub fn put_preflight_headers<S: HeaderSink>(&self, origin: &HeaderValue, sink: &mut S) {
-        self.put_origin(origin, sink);
+    /// Puts on the answer to a preflight what its client may do. Envoy says all of it to a client of an `origin` that
+    /// is not allowed, too, but for the origin itself.
+    pub fn put_preflight_headers<S: HeaderSink>(&self, origin: Option<&HeaderValue>, sink: &mut S) {
+        match origin {
+            Some(origin) => self.put_origin(origin, sink),
+            None => self.put_credentials(sink),
+        }
         put(sink, &ACCESS_CONTROL_ALLOW_METHODS, &self.methods);
         put(sink, &ACCESS_CONTROL_ALLOW_HEADERS, &self.headers);
         put(sink, &ACCESS_CONTROL_MAX_AGE, &self.max_age);
@@ -113,6 +117,10 @@ impl Cors {
 
     fn put_origin<S: HeaderSink>(&self, origin: &HeaderValue, sink: &mut S) {
         sink.insert(&ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
+        self.put_credentials(sink);
+    }
+
+    fn put_credentials<S: HeaderSink>(&self, sink: &mut S) {
         if self.credentials {
             sink.insert(&ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
         }
@@ -208,7 +216,7 @@ mod tests {
     fn what_is_put() {
         let origin = HeaderValue::from_static("https://a.example");
         let mut preflight = HeaderMap::new();
-        compile(&policy()).put_preflight_headers(&origin, &mut preflight);
+        compile(&policy()).put_preflight_headers(Some(&origin), &mut preflight);
         let expected = headers(&[
             ("access-control-allow-origin", "https://a.example"),
             ("access-control-allow-credentials", "true"),
@@ -217,6 +225,10 @@ mod tests {
             ("access-control-max-age", "60"),
         ]);
         assert_eq!(preflight, expected);
+        let mut refused = HeaderMap::new();
+        compile(&policy()).put_preflight_headers(None, &mut refused);
+        preflight.remove("access-control-allow-origin");
+        assert_eq!(refused, preflight);
         let mut response = headers(&[("access-control-allow-origin", "https://theirs")]);
         compile(&policy()).put_response_headers(&origin, &mut response);
         let expected = headers(&[
@@ -227,7 +239,7 @@ mod tests {
         assert_eq!(response, expected);
         let bare = spec::Cors { allow_origins: vec![Exact("*".into())], ..spec::Cors::default() };
         let mut response = HeaderMap::new();
-        compile(&bare).put_preflight_headers(&origin, &mut response);
+        compile(&bare).put_preflight_headers(Some(&origin), &mut response);
         assert_eq!(response, headers(&[("access-control-allow-origin", "https://a.example")]));
     }
 

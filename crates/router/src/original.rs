@@ -23,7 +23,7 @@ const HBONE_PORT: u16 = 15008;
 /// Why there is no endpoint for an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NoOriginal {
-    /// Nothing answers at an unspecified address or port 0.
+    /// Nothing answers at an unspecified address or port 0, and only we do at a loopback address.
     Nowhere(SocketAddr),
     /// Who runs at the address is not known, so nobody could be expected there.
     UnknownWorkload(IpAddr),
@@ -63,10 +63,10 @@ impl Cluster {
         named: SocketAddr,
         mesh: &Mesh,
     ) -> Result<Arc<Endpoint>, NoOriginal> {
-        let OriginalDestination { transport, port } = how;
+        let OriginalDestination { transport, port, loopback } = how;
         let ip = named.ip().to_canonical();
         let address = SocketAddr::new(ip, port.unwrap_or(named.port()));
-        if ip.is_unspecified() || address.port() == 0 {
+        if ip.is_unspecified() || (ip.is_loopback() && !loopback) || address.port() == 0 {
             return Err(NoOriginal::Nowhere(address));
         }
         let identity = match transport {
@@ -171,10 +171,15 @@ mod tests {
         let endpoint = original(&mesh, named).unwrap();
         assert!(endpoint.tunnel.is_none() && endpoint.is_healthy());
         assert!(Arc::ptr_eq(&endpoint, &original(&mesh, named).unwrap()));
-        let how = OriginalDestination { transport: EndpointTransport::Plain, port: Some(81) };
+        let how = OriginalDestination {
+            transport: EndpointTransport::Plain,
+            port: Some(81),
+            loopback: false,
+        };
         let other = mesh.cluster("direct").unwrap().original(how, named, &mesh).unwrap();
         assert_eq!(other.address.port(), 81);
-        for nowhere in ["0.0.0.0:80", "[::]:80", "10.0.0.1:0"] {
+        let ours = ["127.0.0.1:15000", "127.8.0.1:80", "[::1]:15000", "[::ffff:127.0.0.1]:80"];
+        for nowhere in ["0.0.0.0:80", "[::]:80", "10.0.0.1:0"].into_iter().chain(ours) {
             let nowhere = original(&mesh, nowhere.parse().unwrap());
             assert!(matches!(nowhere, Err(NoOriginal::Nowhere(_))));
         }

@@ -24,6 +24,7 @@ pub const MAX_PATH: usize = 8 << 10;
 const FOLD_ON_STACK: usize = 256;
 
 const X_ENVOY_ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-original-path");
+const X_ENVOY_ORIGINAL_HOST: HeaderName = HeaderName::from_static("x-envoy-original-host");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
 /// Virtual hosts by domain.
@@ -298,6 +299,10 @@ impl Matched<'_> {
         if let Some(authority) = &forward.host_rewrite {
             if forward.append_x_forwarded_host {
                 append_forwarded_host(sink);
+            }
+            let original = sink.first(&HeaderKey::Authority).map(|value| value.into_owned());
+            if let Some(Ok(original)) = original.map(HeaderValue::try_from) {
+                sink.insert(&X_ENVOY_ORIGINAL_HOST, original);
             }
             sink.set_authority(authority);
         }

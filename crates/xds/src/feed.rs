@@ -43,9 +43,7 @@ impl Kind {
             Kind::ExtensionConfig => {
                 "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig"
             }
-            Kind::Secret => {
-                "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"
-            }
+            Kind::Secret => "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret",
         }
     }
 

@@ -187,7 +187,7 @@ async fn install(kube: &Kube, program: &Program) {
     eventually("the API server serves the new kinds", async || {
         for group in groups {
             let (_, answer) = kube.call("GET", &format!("/apis/{group}"), "", b"").await;
-            if !answer["resources"].as_array().is_some_and(|kinds| !kinds.is_empty()) {
+            if answer["resources"].as_array().is_none_or(|kinds| kinds.is_empty()) {
                 return false;
             }
         }

@@ -54,6 +54,20 @@ impl PodIdentity {
         Ok(PodIdentity { id, chain, key: key.serialize_der(), roots: roots(&caller.root) })
     }
 
+    /// A certificate that was had otherwise: chain with the leaf first, key, and roots, PEM.
+    ///
+    /// # Panics
+    /// When the key is none.
+    pub fn from_pem(id: &str, chain: &str, key: &str, trusted: &str) -> Self {
+        let key = KeyPair::from_pem(key).unwrap();
+        PodIdentity {
+            id: id.to_owned(),
+            chain: certificates(chain),
+            key: key.serialize_der(),
+            roots: roots(trusted),
+        }
+    }
+
     fn private_key(&self) -> PrivateKeyDer<'static> {
         PrivateKeyDer::Pkcs8(self.key.clone().into())
     }

@@ -11,6 +11,7 @@ use rustls::server::danger::ClientCertVerifier;
 use rustls::{
     ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme, version,
 };
+use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -133,7 +134,9 @@ pub struct Cert {
     /// Leaf, DER.
     pub leaf: CertificateDer<'static>,
     key: Vec<u8>,
-    root: CertificateDer<'static>,
+    /// What is between the leaf and its root.
+    above: Vec<CertificateDer<'static>>,
+    roots: Vec<CertificateDer<'static>>,
 }
 
 impl Ca {
@@ -197,7 +200,8 @@ impl Ca {
             root_pem: self.root_pem(),
             leaf: leaf.der().clone(),
             key: key.serialize_der(),
-            root: self.root(),
+            above: Vec::new(),
+            roots: vec![self.root()],
         }
     }
 }
@@ -209,11 +213,35 @@ impl Default for Ca {
 }
 
 impl Cert {
+    /// A certificate that somebody else issued: leaf first, then what is between it and its root.
+    pub fn from_pem(chain: &str, key: &str, roots: &str) -> Self {
+        let certificates = |pem: &str| -> Vec<CertificateDer<'static>> {
+            CertificateDer::pem_slice_iter(pem.as_bytes()).map(Result::unwrap).collect()
+        };
+        let mut above = certificates(chain);
+        let leaf = above.remove(0);
+        Cert {
+            id: uris(&leaf).pop().unwrap_or_default(),
+            chain_pem: chain.to_owned(),
+            key_pem: key.to_owned(),
+            root_pem: roots.to_owned(),
+            leaf,
+            key: PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap().secret_der().to_owned(),
+            above,
+            roots: certificates(roots),
+        }
+    }
+
     /// The same certificate, trusting `root` instead of its own issuer.
     pub fn trusting(mut self, ca: &Ca) -> Self {
-        self.root = ca.root();
+        self.roots = vec![ca.root()];
         self.root_pem = ca.root_pem();
         self
+    }
+
+    /// The same certificate, trusting these roots.
+    pub fn trusting_roots(self, roots: &str) -> Self {
+        Self::from_pem(&self.chain_pem, &self.key_pem, roots)
     }
 
     fn private_key(&self) -> PrivateKeyDer<'static> {
@@ -221,16 +249,22 @@ impl Cert {
     }
 
     fn roots(&self) -> Arc<RootCertStore> {
-        let mut roots = RootCertStore::empty();
-        roots.add(self.root.clone()).unwrap();
-        Arc::new(roots)
+        let mut store = RootCertStore::empty();
+        for root in &self.roots {
+            store.add(root.clone()).unwrap();
+        }
+        Arc::new(store)
+    }
+
+    fn chain(&self) -> Vec<CertificateDer<'static>> {
+        std::iter::once(&self.leaf).chain(&self.above).cloned().collect()
     }
 
     /// TLS 1.3 client as ztunnel: ALPN h2, this certificate, the server must prove `expected`.
     pub fn hbone_client(&self, expected: &str) -> Arc<ClientConfig> {
         let mut config = self
             .client_builder(expected)
-            .with_client_auth_cert(vec![self.leaf.clone()], self.private_key())
+            .with_client_auth_cert(self.chain(), self.private_key())
             .unwrap();
         config.alpn_protocols = vec![b"h2".to_vec()];
         config.resumption = rustls::client::Resumption::disabled();
@@ -252,7 +286,7 @@ impl Cert {
             .unwrap()
             .dangerous()
             .with_custom_certificate_verifier(self.verifier(expected))
-            .with_client_auth_cert(vec![self.leaf.clone()], self.private_key())
+            .with_client_auth_cert(self.chain(), self.private_key())
             .unwrap();
         config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
         Arc::new(config)
@@ -293,7 +327,7 @@ impl Cert {
             .with_protocol_versions(&[&version::TLS13, &version::TLS12])
             .unwrap()
             .with_client_cert_verifier(verifier)
-            .with_single_cert(vec![self.leaf.clone()], self.private_key())
+            .with_single_cert(self.chain(), self.private_key())
             .unwrap();
         config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
         config.send_tls13_tickets = 0;
@@ -322,6 +356,24 @@ pub fn uris(certificate: &CertificateDer<'_>) -> Vec<String> {
 pub fn serial(certificate: &CertificateDer<'_>) -> String {
     let (_, parsed) = x509_parser::parse_x509_certificate(certificate).unwrap();
     parsed.raw_serial_as_string()
+}
+
+/// SHA-256.
+pub fn sha256(bytes: &[u8]) -> Vec<u8> {
+    match rustls::crypto::ring::cipher_suite::TLS13_AES_128_GCM_SHA256 {
+        rustls::SupportedCipherSuite::Tls13(suite) => {
+            suite.common.hash_provider.hash(bytes).as_ref().to_vec()
+        }
+        rustls::SupportedCipherSuite::Tls12(_) => panic!("it is of TLS 1.3"),
+    }
+}
+
+/// Curve of a certificate's key, as the number that names it (RFC 5480); empty: it has none.
+pub fn curve(certificate: &CertificateDer<'_>) -> String {
+    let (_, parsed) = x509_parser::parse_x509_certificate(certificate).unwrap();
+    let parameters = parsed.public_key().algorithm.parameters.as_ref();
+    let curve = parameters.and_then(|parameters| parameters.as_oid().ok());
+    curve.map(|curve| curve.to_id_string()).unwrap_or_default()
 }
 
 /// Chain, validity and purpose by webpki; the name is a URI SAN.

@@ -14,8 +14,8 @@ pub struct Cairn {
     pid: u32,
 }
 
-/// The binary: what `CAIRN_BINARY` names, else the one beside this test's own executable, built if
-/// need be.
+/// The binary: what `CAIRN_BINARY` names, else the one beside this test's own executable, built if it is not there
+/// or older than its sources.
 ///
 /// # Panics
 /// When it cannot be built.
@@ -29,6 +29,12 @@ pub fn binary() -> PathBuf {
             let executable = std::env::current_exe().unwrap();
             // <target>/<profile>/deps/<test>
             let profile = executable.parent().and_then(Path::parent).unwrap();
+            let binary = profile.join("cairn");
+            // `cargo test` has built it for the tests of its own crate; to build it for itself is to build all that it
+            // depends on again, with other features.
+            if is_current(&binary) {
+                return binary;
+            }
             let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
             let mut build = Command::new(cargo);
             build.args(["build", "--quiet", "--package", "cairn", "--bin", "cairn"]);
@@ -38,9 +44,25 @@ pub fn binary() -> PathBuf {
             }
             let status = build.current_dir(env!("CARGO_MANIFEST_DIR")).status().unwrap();
             assert!(status.success(), "cairn does not build");
-            profile.join("cairn")
+            binary
         })
         .clone()
+}
+
+/// Whether it was built after the last change of anything that it is built from.
+fn is_current(binary: &Path) -> bool {
+    let changed = |path: &Path| path.metadata().and_then(|found| found.modified());
+    let Ok(built) = changed(binary) else { return false };
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let mut open = ["Cargo.toml", "Cargo.lock", "crates"].map(|name| workspace.join(name)).to_vec();
+    while let Some(path) = open.pop() {
+        match path.read_dir() {
+            Ok(entries) => open.extend(entries.flatten().map(|entry| entry.path())),
+            Err(_) if changed(&path).is_ok_and(|at| at < built) => {}
+            Err(_) => return false,
+        }
+    }
+    true
 }
 
 /// As [`crate::wait::drive`], with the binary built before the clock runs.

@@ -13,6 +13,9 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+/// Gives the answer that is waited for.
+type Answer = Box<dyn Fn() + Send + Sync>;
+
 /// Every address of the loopback network, and one name, over `transport`.
 fn direct(transport: &str, protocol: &str) -> MeshSpec {
     let routes = json!({ "virtual_hosts": [
@@ -29,7 +32,7 @@ fn direct_with(chains: Value, transport: &str, protocol: &str) -> MeshSpec {
     let cluster = json!({
         "name": "direct",
         "protocol": protocol,
-        "original_destination": { "transport": transport },
+        "original_destination": { "transport": transport, "loopback": true },
     });
     MeshSpec::new().destination(destination).field("clusters", json!([cluster]))
 }
@@ -169,7 +172,7 @@ fn who_is_there_is_asked_and_waited_for() {
         assert_eq!(http.get("/").await.unwrap().status, 503, "nobody can be asked");
 
         let asked: Arc<Mutex<Vec<IpAddr>>> = Arc::default();
-        let answer: Arc<Mutex<Option<Box<dyn Fn() + Send + Sync>>>> = Arc::default();
+        let answer: Arc<Mutex<Option<Answer>>> = Arc::default();
         let (ask, reply) = (asked.clone(), answer.clone());
         run.waypoint.ask_for_identities(move |address| {
             ask.lock().unwrap().push(address);

@@ -1,5 +1,6 @@
 //! Authorization of requests, however they are spelt.
 
+use cairn_test_support::backend::echoed;
 use cairn_test_support::config::{all_to, merge, rbac};
 use cairn_test_support::hbone_client::HboneClient;
 use cairn_test_support::http1::Http1;
@@ -430,5 +431,50 @@ fn upgrades_are_authorized_too() {
             cairn_test_support::websocket::upgrade(run.http().await, "/x/../ws").await.unwrap();
         assert_eq!(refused.unwrap_err().status, 403);
         assert_eq!(stage.app.requests(), 0);
+    });
+}
+
+/// What `Connection` names belongs to one hop: no policy counts on it, and nothing of ours goes with it.
+#[test]
+fn fields_that_connection_names_are_gone_before_policies() {
+    drive(async {
+        let read_only =
+            json!([{ "header": { "name": "x-readonly", "match": { "exact": "true" } } }]);
+        let ours = json!({ "request_headers": {
+            "add": [{ "name": "x-forwarded-client-cert", "value": "ours", "action": "overwrite" }],
+        } });
+        let filters = json!([rbac("ALLOW", read_only, json!(["any"])), ours]);
+        let (stage, run) = stage_with(filters).await;
+        let named = [("Connection", "x-readonly"), ("X-Readonly", "true")];
+        assert_eq!(status(&run.client, "GET /", &named).await, 403);
+        assert_eq!(stage.app.requests(), 0);
+        let named = [("Connection", "x-forwarded-client-cert"), ("X-Readonly", "true")];
+        let mut http = run.http().await;
+        let echo =
+            within("an echo", http.request("GET", "/echo", &named, b"")).await.unwrap().json();
+        assert_eq!(echoed(&echo, "x-forwarded-client-cert"), ["ours"]);
+    });
+}
+
+/// Names that are no text are no way around policies on hosts.
+#[test]
+fn hosts_of_http2_are_looked_at() {
+    drive(async {
+        let host = json!([{ "not": { "host": { "prefix": "admin.example.com" } } }]);
+        let (stage, run) = stage_with(json!([rbac("ALLOW", host, json!(["any"]))])).await;
+        for (host, status) in [
+            ("app.example.com", 200),
+            ("admin.example.com", 403),
+            ("admin.example.com\u{ff}", 400),
+            ("admin.example.com/", 400),
+        ] {
+            let mut raw = RawH2::new(run.tunnel(VIP).await);
+            raw.preface(&[]).await.unwrap();
+            let fields = [(":method", "GET"), (":scheme", "http"), (":path", "/"), ("host", host)];
+            raw.headers(1, &fields, true).await.unwrap();
+            let answer = within(host, raw.answer(1)).await;
+            assert_eq!(answer.and_then(|frame| frame.status()), Some(status), "{host}");
+        }
+        assert_eq!(stage.app.requests(), 1);
     });
 }

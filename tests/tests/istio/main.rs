@@ -3,5 +3,18 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod certificates;
+mod discovery;
+mod drain;
+mod layers;
+mod load;
+mod mesh;
+mod outage;
+mod pages;
 mod pod;
+mod ready;
 mod start;
+mod storm;
+mod unsupported;
+mod warm;
+mod workloads;

@@ -8,15 +8,30 @@ use std::net::TcpListener;
 #[test]
 fn the_rendered_pod_starts_and_says_what_it_waits_for() {
     drive(async {
-        let mut waypoint = Pod::new().start();
+        let pod = Pod::new();
+        pod.write("var/run/secrets/tokens/istio-token", "a-token");
+        pod.write(
+            "var/run/secrets/istio/root-cert.pem",
+            &cairn_test_support::pki::Ca::new().root_pem(),
+        );
+        let mut waypoint = pod.start();
         waypoint.waits_for("certificate").await;
         let probe = waypoint.probe().await;
-        for awaited in ["clusters (CDS)", "listeners (LDS)", "endpoints (EDS)", "workloads (Workload)", "port 15008"] {
+        for awaited in [
+            "clusters (CDS)",
+            "listeners (LDS)",
+            "endpoints (EDS)",
+            "workloads (Workload)",
+            "port 15008",
+        ] {
             assert!(probe.text().contains(awaited), "{awaited} in {}", probe.text());
         }
         // The reason is there, and in the log, again and again.
         waypoint.waits_for("istiod.istio-system.svc:15012").await;
-        eventually("the reason is repeated", || waypoint.cairn.count("not ready: waiting for") >= 2).await;
+        eventually("the reason is repeated", || {
+            waypoint.cairn.count("not ready: waiting for") >= 2
+        })
+        .await;
         assert!(waypoint.cairn.is_running());
         for door in ["health", "metrics"] {
             assert_eq!(waypoint.page(door, "GET", "/healthz/ready").await.status, 503, "{door}");
@@ -27,7 +42,9 @@ fn the_rendered_pod_starts_and_says_what_it_waits_for() {
         }
         assert_eq!(waypoint.page("admin", "GET", "/ready").await.status, 503);
         assert_eq!(waypoint.page("health", "GET", "/stats/prometheus").await.status, 404);
-        assert!(waypoint.cairn.printed("waypoint~10.244.1.10~waypoint-1.plain~plain.svc.cluster.local"));
+        assert!(
+            waypoint.cairn.printed("waypoint~10.244.1.10~waypoint-1.plain~plain.svc.cluster.local")
+        );
         waypoint.cairn.terminate();
         assert!(waypoint.cairn.wait().await.success());
     });
@@ -125,6 +142,8 @@ fn ipv6_pods_listen_on_ipv6() {
         let waypoint = pod.start();
         waypoint.waits_for("certificate").await;
         assert!(waypoint.address("health pages").await.is_ipv6());
-        assert!(waypoint.cairn.printed("waypoint~fd00::17~waypoint-1.plain~plain.svc.cluster.local"));
+        assert!(
+            waypoint.cairn.printed("waypoint~fd00::17~waypoint-1.plain~plain.svc.cluster.local")
+        );
     });
 }

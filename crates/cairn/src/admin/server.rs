@@ -94,10 +94,7 @@ pub fn page(status: StatusCode, content_type: &'static str, body: String) -> Pag
 }
 
 /// 200, made of pieces as they come; an error breaks it off.
-pub fn streamed(
-    content_type: &'static str,
-    pieces: mpsc::Receiver<io::Result<Bytes>>,
-) -> Page {
+pub fn streamed(content_type: &'static str, pieces: mpsc::Receiver<io::Result<Bytes>>) -> Page {
     let frames = futures::stream::unfold(pieces, |mut pieces| async {
         let piece = pieces.recv().await?;
         Some((piece.map(Frame::data), pieces))

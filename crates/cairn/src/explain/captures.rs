@@ -8,6 +8,7 @@ use cairn_router::model::Mesh;
 use cairn_router::spec::Resources;
 use cairn_xds::feed::{Kind, Resource, Update};
 use cairn_xds::translate::{Settings, Translator};
+use serde_json::Value;
 use std::fs;
 use std::io;
 use std::path::Path;
@@ -25,7 +26,8 @@ pub const FILES: [(&str, Kind); 5] = [
 
 /// Reads what is in the directory; the error names the file.
 pub fn open(directory: &Path) -> Result<(Mesh, Resources, Vec<String>), String> {
-    let mut translator = Translator::new(Settings::default());
+    let settings = Settings { network: network(directory)?, ..Settings::default() };
+    let mut translator = Translator::new(settings);
     let mut found = false;
     for (name, kind) in FILES {
         let Some((path, bytes)) = read(directory, name)? else { continue };
@@ -43,6 +45,21 @@ pub fn open(directory: &Path) -> Result<(Mesh, Resources, Vec<String>), String> 
     let resources = translator.resources();
     let mesh = Compiler::new("captures").compile_lossy(&resources);
     Ok((mesh, resources, notes.collect()))
+}
+
+/// The network of the node that asked, by its `node.json`; without one it has no name.
+fn network(directory: &Path) -> Result<String, String> {
+    let path = directory.join("node.json");
+    let shown = path.display();
+    let node = match fs::read(&path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(String::new()),
+        Err(error) => return Err(format!("{shown}: {error}")),
+    };
+    let node: Value =
+        serde_json::from_slice(&node).map_err(|error| format!("{shown} is no JSON: {error}"))?;
+    let network = node.pointer("/metadata/NETWORK").and_then(Value::as_str);
+    Ok(network.unwrap_or_default().to_owned())
 }
 
 /// One answer as an update.

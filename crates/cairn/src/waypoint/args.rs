@@ -160,9 +160,15 @@ mod tests {
         assert_eq!(args.domain.as_deref(), Some("a"));
         assert_eq!(args.service_cluster.as_deref(), Some("b"));
         let said = args.ignored.join("\n");
-        for word in
-            ["--newer ", "--newest ", "--new ", "`stray`", "ejections", "a number", "--proxyLogLevel"]
-        {
+        for word in [
+            "--newer ",
+            "--newest ",
+            "--new ",
+            "`stray`",
+            "ejections",
+            "a number",
+            "--proxyLogLevel",
+        ] {
             assert!(said.contains(word), "{word} in {said}");
         }
         assert_eq!(args.ignored.len(), 7, "{said}");

@@ -12,7 +12,8 @@ use cairn_xds::ads::{AdsClient, AdsConfig, AdsStatus};
 use cairn_xds::feed::Kind;
 use cairn_xds::store::{ImportError, ImportLimits, Owner, Store, StoreWriter, WriterConfig};
 use std::io;
-use std::path::PathBuf;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -72,16 +73,17 @@ impl Control {
     pub async fn start(exchange: Exchange) -> io::Result<Control> {
         let (tell, told) = oneshot::channel();
         let (stop, stopped) = oneshot::channel();
+        // Its threads inherit the niceness of the one that starts them.
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .thread_name("cairn-config")
-            .on_thread_start(give_way)
             .build()?;
-        let thread = std::thread::Builder::new().name("cairn-config".to_owned()).spawn(move || {
-            give_way();
-            runtime.block_on(exchange.run(tell, stopped));
-            runtime.shutdown_background();
-        })?;
+        let thread =
+            std::thread::Builder::new().name("cairn-config".to_owned()).spawn(move || {
+                give_way();
+                runtime.block_on(exchange.run(tell, stopped));
+                runtime.shutdown_background();
+            })?;
         let begun = told.await.map_err(|_| io::Error::other("the configuration's thread ended"))?;
         let Begun { ads, published, wants, warm } = begun;
         Ok(Control { ads, published, wants, warm, stop, thread })
@@ -101,16 +103,23 @@ impl Exchange {
         let Exchange { ads, mut feeder, instance, resources, store, kept } = self;
         let mut publisher = Publisher::new(feeder.clone(), instance, resources);
         let published = publisher.watch();
-        let warm = match &kept {
-            Some((path, owner)) => restore(&store, path, owner, &mut feeder),
-            None => false,
-        };
-        if warm {
-            publisher.publish();
-        }
+        // What makes a fresh start fail must not make every start fail.
+        let warm = catch_unwind(AssertUnwindSafe(|| {
+            let (path, owner) = kept.as_ref()?;
+            restore(&store, path, owner, &mut feeder).then(|| publisher.publish())
+        }));
+        let warm = warm.unwrap_or_else(|_| {
+            tracing::error!("no warm start: kept configuration could not be used, it is forgotten");
+            store.clear();
+            feeder.start_afresh();
+            publisher.start_afresh();
+            None
+        });
+        let warm = warm.is_some();
         let ads = AdsClient::start(ads, Box::new(feeder), Arc::clone(&store));
-        let writer = kept
-            .map(|(path, owner)| StoreWriter::start(Arc::clone(&store), WriterConfig::new(path, owner)));
+        let writer = kept.map(|(path, owner)| {
+            StoreWriter::start(Arc::clone(&store), WriterConfig::new(path, owner))
+        });
         let begun = Begun { ads: ads.changed(), published, wants: ads.wants(), warm };
         // Whoever started it may have been told to end in the meantime.
         let _nobody_waits = tell.send(begun);
@@ -126,7 +135,7 @@ impl Exchange {
 }
 
 /// Takes in what an earlier start has kept. `true`: there is all that is needed to serve.
-fn restore(store: &Store, path: &PathBuf, owner: &Owner, feeder: &mut Feeder) -> bool {
+fn restore(store: &Store, path: &Path, owner: &Owner, feeder: &mut Feeder) -> bool {
     let imported = match store.import(path, owner, ImportLimits::default()) {
         Ok(imported) => imported,
         Err(error @ ImportError::Missing { .. }) => {

@@ -75,7 +75,9 @@ fn other_addresses(vars: &BTreeMap<String, String>) -> Vec<IpAddr> {
     let told = vars.get("INSTANCE_IP").and_then(|ip| ip.parse::<IpAddr>().ok());
     // Addresses that documentation may use; nothing is sent to them.
     let (from, to): (IpAddr, SocketAddr) = match told {
-        Some(IpAddr::V4(_)) => (Ipv6Addr::UNSPECIFIED.into(), ([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1], 9).into()),
+        Some(IpAddr::V4(_)) => {
+            (Ipv6Addr::UNSPECIFIED.into(), ([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1], 9).into())
+        }
         Some(IpAddr::V6(_)) => (Ipv4Addr::UNSPECIFIED.into(), ([192, 0, 2, 1], 9).into()),
         None => return Vec::new(),
     };
@@ -86,9 +88,7 @@ fn other_addresses(vars: &BTreeMap<String, String>) -> Vec<IpAddr> {
     };
     let usable = |ip: &IpAddr| match ip {
         IpAddr::V4(ip) => !ip.is_loopback() && !ip.is_unspecified() && !ip.is_link_local(),
-        IpAddr::V6(ip) => {
-            !ip.is_loopback() && !ip.is_unspecified() && !ip.is_unicast_link_local()
-        }
+        IpAddr::V6(ip) => !ip.is_loopback() && !ip.is_unspecified() && !ip.is_unicast_link_local(),
     };
     source().ok().filter(usable).into_iter().collect()
 }

@@ -45,13 +45,20 @@ impl Feeder {
     pub fn new(translator: Translator, network: &str) -> Self {
         let asked = Asked::new(network);
         let translator = Mutex::new(translator);
-        let shared = Shared { translator, asked, revision: AtomicU64::new(0), changed: Notify::new() };
+        let shared =
+            Shared { translator, asked, revision: AtomicU64::new(0), changed: Notify::new() };
         Feeder { shared: Arc::new(shared) }
     }
 
     /// Resolves after a change; several become one.
     pub async fn changed(&self) {
         self.shared.changed.notified().await;
+    }
+
+    /// Forgets all that came.
+    pub fn start_afresh(&self) {
+        let mut translator = self.shared.translator.lock();
+        *translator = Translator::new(translator.settings().clone());
     }
 
     /// What there is at this moment.

@@ -23,8 +23,10 @@ impl Front {
         match rest.split_first() {
             _ if name == Some("pilot-agent") => agent(rest),
             Some((first, rest)) if first == "pilot-agent" => agent(rest),
-            Some((first, rest)) if first == "proxy" && rest.first().is_some_and(|r| r == "waypoint") => {
-                agent(&[&[first.clone()], rest].concat())
+            Some((first, rest))
+                if first == "proxy" && rest.first().is_some_and(|r| r == "waypoint") =>
+            {
+                agent(&[std::slice::from_ref(first), rest].concat())
             }
             _ => None,
         }
@@ -64,7 +66,11 @@ mod tests {
         for own in ["cairn", "cairn proxy --config a", "cairn proxy", "cairn check waypoint"] {
             assert!(front(own).is_none(), "{own}");
         }
-        for start in ["cairn proxy waypoint", "/usr/bin/pilot-agent proxy waypoint", "cairn pilot-agent proxy waypoint"] {
+        for start in [
+            "cairn proxy waypoint",
+            "/usr/bin/pilot-agent proxy waypoint",
+            "cairn pilot-agent proxy waypoint",
+        ] {
             let Some(Ok(Front::Waypoint(args))) = front(&format!("{start} --domain a.b")) else {
                 unreachable!("{start}")
             };

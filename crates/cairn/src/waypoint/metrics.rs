@@ -9,6 +9,7 @@ use cairn_identity::ca::CaStatus;
 use cairn_telemetry::Writer;
 use cairn_xds::ads::AdsStatus;
 use cairn_xds::feed::Kind;
+use cairn_xds::store::Store;
 use cairn_xds::translate::{Counters, Unsupported};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -27,6 +28,8 @@ pub struct Sources {
     pub ca: Option<watch::Receiver<CaStatus>>,
     /// The exchange with istiod.
     pub ads: watch::Receiver<AdsStatus>,
+    /// What was accepted.
+    pub store: Arc<Store>,
     /// What was published.
     pub published: watch::Receiver<Published>,
     /// How much was read.
@@ -79,6 +82,11 @@ impl Sources {
         writer.counter("cairn_xds_streams_total", help, &[], ads.streams);
         let help = "Streams and attempts that ended.";
         writer.counter("cairn_xds_reconnects_total", help, &[], ads.reconnects);
+        for kind in Kind::ALL {
+            let held = self.store.len(kind) as f64;
+            let labels = [("type", kind.label())];
+            writer.gauge("cairn_xds_resources", "Resources that are held.", &labels, held);
+        }
         for (kind, status) in &ads.kinds {
             let labels = [("type", kind.label())];
             let help = "Answers that were taken.";
@@ -156,7 +164,9 @@ pub fn envoy_stats(ads: &AdsStatus, published: &Published) -> Vec<(String, u64)>
         ("cluster.xds-grpc.upstream_cx_active".to_owned(), u64::from(ads.connected)),
         ("listener_manager.workers_started".to_owned(), u64::from(published.snapshots > 0)),
     ];
-    for (kind, prefix) in [(Kind::Cluster, "cluster_manager.cds"), (Kind::Listener, "listener_manager.lds")] {
+    for (kind, prefix) in
+        [(Kind::Cluster, "cluster_manager.cds"), (Kind::Listener, "listener_manager.lds")]
+    {
         let status = ads.kinds.get(&kind).cloned().unwrap_or_default();
         stats.push((format!("{prefix}.update_success"), status.acks));
         stats.push((format!("{prefix}.update_rejected"), status.nacks));
@@ -167,6 +177,7 @@ pub fn envoy_stats(ads: &AdsStatus, published: &Published) -> Vec<(String, u64)>
 
 /// Negative when it is over.
 fn seconds_until(then: SystemTime, now: SystemTime) -> f64 {
-    let since = |time: SystemTime| time.duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
+    let since =
+        |time: SystemTime| time.duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
     since(then) - since(now)
 }

@@ -124,7 +124,8 @@ impl Node {
         let mut warnings = Vec::new();
         let mut info = |file: &Option<String>, name: &str| {
             let (found, odd) = pod_info::parse(file.as_deref().unwrap_or_default());
-            warnings.extend(odd.iter().map(|line| format!("{name}: the line `{line}` is left out")));
+            warnings
+                .extend(odd.iter().map(|line| format!("{name}: the line `{line}` is left out")));
             found
         };
         let pod_labels = info(&environment.labels, "/etc/istio/pod/labels");
@@ -135,15 +136,15 @@ impl Node {
             annotation.map_or("", String::as_str),
         )?;
         let variables = with_defaults(environment, &proxy_config);
-        let var = |name: &'static str| {
-            variables.get(name).copied().filter(|value| !value.is_empty())
-        };
+        let var =
+            |name: &'static str| variables.get(name).copied().filter(|value| !value.is_empty());
         let needed = |name| var(name).ok_or(NodeError::Missing(name));
 
         let pod = plain("POD_NAME", needed("POD_NAME")?)?;
         let namespace = plain("POD_NAMESPACE", needed("POD_NAMESPACE")?)?;
         let service_account = var("SERVICE_ACCOUNT").or_else(|| var("ISTIO_META_SERVICE_ACCOUNT"));
-        let service_account = service_account.ok_or(NodeError::Missing("SERVICE_ACCOUNT"))?.to_owned();
+        let service_account =
+            service_account.ok_or(NodeError::Missing("SERVICE_ACCOUNT"))?.to_owned();
         let addresses = addresses(var("INSTANCE_IPS"), needed("INSTANCE_IP"), environment)?;
         let args = &environment.args;
         let domain = match &args.domain {
@@ -154,7 +155,8 @@ impl Node {
 
         let mut metadata = said(&variables, &mut warnings)?;
         let labels = labels(&mut metadata, pod_labels);
-        let gateway = labels.get(GATEWAY_NAME).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let gateway =
+            labels.get(GATEWAY_NAME).and_then(Value::as_str).unwrap_or_default().to_owned();
         if gateway.is_empty() {
             return Err(NodeError::NoGateway);
         }
@@ -179,9 +181,8 @@ impl Node {
         config.entry("discoveryAddress").or_insert_with(|| text(&discovery_address));
         metadata.insert("PROXY_CONFIG".to_owned(), Value::Object(config));
 
-        let string = |name: &str| {
-            metadata.get(name).and_then(Value::as_str).unwrap_or_default().to_owned()
-        };
+        let string =
+            |name: &str| metadata.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
         let (cluster_id, network) = (string("CLUSTER_ID"), string("NETWORK"));
         // Not empty: checked where they were read.
         let first = addresses.first().map(IpAddr::to_string).unwrap_or_default();
@@ -246,9 +247,8 @@ fn addresses(
     one: Result<&str, NodeError>,
     environment: &Environment,
 ) -> Result<Vec<IpAddr>, NodeError> {
-    let read = |text: &str| {
-        text.trim().parse::<IpAddr>().map_err(|_| NodeError::Address(text.to_owned()))
-    };
+    let read =
+        |text: &str| text.trim().parse::<IpAddr>().map_err(|_| NodeError::Address(text.to_owned()));
     let mut all = match list {
         Some(list) => list.split(',').map(read).collect::<Result<Vec<_>, _>>()?,
         None => {
@@ -277,7 +277,9 @@ fn said(
         metadata.insert(key.to_owned(), Value::String((*value).to_owned()));
     }
     for (name, value) in variables {
-        let Some(key) = name.strip_prefix(META_JSON).filter(|key| !key.is_empty()) else { continue };
+        let Some(key) = name.strip_prefix(META_JSON).filter(|key| !key.is_empty()) else {
+            continue;
+        };
         let json = |reason: String| NodeError::Json { variable: (*name).to_owned(), reason };
         let value: Value = serde_json::from_str(value).map_err(|error| json(error.to_string()))?;
         if !value.is_object() {
@@ -289,10 +291,7 @@ fn said(
 }
 
 /// Those of the pod, over those that the variables name.
-fn labels(
-    metadata: &mut Map<String, Value>,
-    pod: BTreeMap<String, String>,
-) -> Map<String, Value> {
+fn labels(metadata: &mut Map<String, Value>, pod: BTreeMap<String, String>) -> Map<String, Value> {
     let mut labels = Map::new();
     for key in ["STATIC_LABELS", "LABELS"] {
         if let Some(Value::Object(said)) = metadata.get(key) {
@@ -316,9 +315,8 @@ fn annotations(metadata: &mut Map<String, Value>, pod: BTreeMap<String, String>)
 
 /// From the labels of Istio, or of Kubernetes where nodes' labels are copied to pods.
 fn locality(labels: &Map<String, Value>) -> Option<[String; 3]> {
-    let label = |name: &str| {
-        labels.get(name).and_then(Value::as_str).filter(|value| !value.is_empty())
-    };
+    let label =
+        |name: &str| labels.get(name).and_then(Value::as_str).filter(|value| !value.is_empty());
     if let Some(locality) = label(LOCALITY) {
         // Istio: a label cannot have slashes, so dots stand for them where there are none.
         let separator = if locality.contains('/') { '/' } else { '.' };

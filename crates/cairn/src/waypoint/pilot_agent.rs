@@ -106,8 +106,11 @@ mod tests {
     #[test]
     fn runbooks_are_understood() {
         let request = parse("get config_dump?include_eds=true").unwrap();
-        let expected =
-            Request { method: "GET".into(), path: "/config_dump?include_eds=true".into(), port: 15000 };
+        let expected = Request {
+            method: "GET".into(),
+            path: "/config_dump?include_eds=true".into(),
+            port: 15000,
+        };
         assert_eq!(request, expected);
         assert_eq!(parse("--debug-port 15001 POST /logging?level=info").unwrap().port, 15001);
         assert_eq!(parse("POST /logging --debug-port=15002").unwrap().port, 15002);

@@ -60,9 +60,8 @@ fn unquote(quoted: &str) -> Option<String> {
 }
 
 fn hex(rest: &mut std::str::Chars<'_>, digits: usize) -> Option<u32> {
-    (0..digits).try_fold(0u32, |number, _| {
-        number.checked_mul(16)?.checked_add(rest.next()?.to_digit(16)?)
-    })
+    (0..digits)
+        .try_fold(0u32, |number, _| number.checked_mul(16)?.checked_add(rest.next()?.to_digit(16)?))
 }
 
 fn push(bytes: &mut Vec<u8>, code: u32) -> Option<()> {
@@ -99,7 +98,8 @@ mod tests {
     fn lines_are_read_and_odd_ones_returned() {
         let text = "a.b/c=\"d\"\n\nempty=\"\"\nwith=\"a=b\"\nodd\nbad=x\n=\"y\"\n";
         let (found, odd) = parse(text);
-        let found: Vec<_> = found.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+        let found: Vec<_> =
+            found.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
         assert_eq!(found, [("a.b/c", "d"), ("empty", ""), ("with", "a=b")]);
         assert_eq!(odd, ["odd", "bad=x", "=\"y\""]);
         assert_eq!(parse(""), Default::default());

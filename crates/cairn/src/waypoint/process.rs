@@ -212,6 +212,7 @@ async fn start(pod: &Pod, parts: &Parts) -> Result<Serving, Failure> {
         identity,
         ca: keeper.ca(),
         ads: control.ads.clone(),
+        store: Arc::clone(&store),
         published: control.published.clone(),
         feeder: feeder.clone(),
         memory: parts.memory.clone(),
@@ -242,7 +243,9 @@ fn instance(pod: &Pod, parts: &Parts, identity: &Identity) -> Arc<MeshInstance> 
 
 fn feeder(pod: &Pod) -> Feeder {
     let endpoint_identity = if pod.settings.any_of_trust_domain {
-        tracing::warn!("CAIRN_ENDPOINT_IDENTITY=trust-domain: any workload of the mesh may end a tunnel");
+        tracing::warn!(
+            "CAIRN_ENDPOINT_IDENTITY=trust-domain: any workload of the mesh may end a tunnel"
+        );
         EndpointIdentity::TrustDomain
     } else {
         EndpointIdentity::Workload
@@ -251,6 +254,7 @@ fn feeder(pod: &Pod) -> Feeder {
         trust_domain: pod.settings.id.trust_domain().to_owned(),
         network: pod.node.network.clone(),
         endpoint_identity,
+        loopback_endpoints: pod.settings.loopback_endpoints,
     });
     Feeder::new(translator, &pod.node.network)
 }
@@ -330,7 +334,7 @@ fn view(
     let mut listeners = parts.listening.clone();
     listeners.push(Bound { name: "connect_terminate".to_owned(), address: instance.listen() });
     let (ads, published) = (control.ads.clone(), control.published.clone());
-    let unsupported = control.published.clone();
+    let (unsupported, degraded) = (control.published.clone(), control.published.clone());
     let (readiness, quit) = (Arc::clone(&parts.readiness), Arc::clone(&parts.quit));
     let running = Arc::clone(running);
     AdminView {
@@ -344,6 +348,7 @@ fn view(
         logging: parts.logging.clone(),
         stats: Box::new(move || metrics::envoy_stats(&ads.borrow(), &published.borrow())),
         unsupported: Box::new(move || unsupported.borrow().unsupported.to_vec()),
+        degraded: Box::new(move || degraded.borrow().degraded.to_vec()),
         actions: Actions {
             fail_health: Box::new(move |fail| readiness.fail(fail)),
             drain_listeners: Box::new(move || {

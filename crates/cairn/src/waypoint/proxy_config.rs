@@ -59,7 +59,10 @@ impl ProxyConfig {
     /// Variables that are set for the proxy where they are not set otherwise.
     pub fn variables(&self) -> impl Iterator<Item = (&str, &str)> {
         let metadata = self.0.get("proxyMetadata").and_then(Value::as_object);
-        metadata.into_iter().flatten().filter_map(|(name, value)| Some((name.as_str(), value.as_str()?)))
+        metadata
+            .into_iter()
+            .flatten()
+            .filter_map(|(name, value)| Some((name.as_str(), value.as_str()?)))
     }
 
     /// All fields, for the node's metadata.

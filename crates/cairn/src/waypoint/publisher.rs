@@ -9,7 +9,7 @@ use cairn_identity::{Identity, TrustDomains};
 use cairn_proxy::MeshInstance;
 use cairn_router::compile::Compiler;
 use cairn_router::spec::Resources;
-use cairn_xds::translate::{Facts, Unsupported};
+use cairn_xds::translate::{Facts, MAX_FINDINGS, Unsupported};
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -90,30 +90,49 @@ impl Publisher {
             // A defect must not end the configuration: the last snapshot stays, and the next starts afresh.
             if catch_unwind(AssertUnwindSafe(|| self.publish())).is_err() {
                 tracing::error!("making a snapshot failed, the last one stays");
-                self.compiler = Compiler::new(self.instance.name());
+                self.start_afresh();
             }
             // Answers that came in the meantime are taken before the next.
             tokio::task::yield_now().await;
         }
     }
 
+    /// Forgets what was compiled.
+    pub fn start_afresh(&mut self) {
+        self.compiler = Compiler::new(self.instance.name());
+    }
+
     /// Publishes what there is.
     pub fn publish(&mut self) {
         let began = Instant::now();
-        let Yield { revision, resources, facts, unsupported, degraded } = self.feeder.take();
-        set_trust_domains(self.instance.identity(), &facts);
+        let Yield { revision, resources, facts, mut unsupported, degraded } = self.feeder.take();
+        let identity = self.instance.identity().clone();
+        // Whoever goes, goes before the policies; whoever comes, comes after them.
+        set_trust_domains(&identity, &facts, Step::Before);
         let mesh = self.compiler.compile_lossy(&resources);
+        let room = MAX_FINDINGS.saturating_sub(unsupported.len());
+        unsupported.extend(mesh.warnings().iter().take(room).map(|text| of_compiler(text)));
         let findings = unsupported.iter().map(|finding| ("fails closed", finding));
-        let findings = findings.chain(degraded.iter().map(|finding| ("done in another way", finding)));
+        let findings =
+            findings.chain(degraded.iter().map(|finding| ("done in another way", finding)));
         let findings = findings.map(|(what, Unsupported { kind, name, reason })| {
             format!("{kind} {name}: {what}: {reason}")
         });
-        let found: Vec<String> = findings.chain(mesh.warnings().iter().cloned()).collect();
+        let mut found: BTreeSet<String> = findings.collect();
         self.resources.store(Arc::new(resources));
-        let unusable = self.instance.publish(mesh).into_iter().map(|(cluster, reason)| {
-            format!("cluster {cluster} is not dialled, its TLS settings cannot be used: {reason}")
-        });
-        self.say(found.into_iter().chain(unusable).collect());
+        let unusable = self.instance.publish(mesh).into_iter();
+        let unusable: Vec<Unsupported> = unusable
+            .map(|(cluster, reason)| Unsupported {
+                kind: "cluster",
+                name: cluster.as_ref().to_owned(),
+                reason: format!("its TLS settings cannot be used, so it is not dialled: {reason}"),
+            })
+            .collect();
+        found.extend(unusable.iter().map(|of| format!("cluster {}: {}", of.name, of.reason)));
+        unsupported.extend(unusable);
+        unsupported.truncate(MAX_FINDINGS);
+        set_trust_domains(&identity, &facts, Step::After);
+        self.say(found);
         self.report.send_modify(|published| {
             *published = Published {
                 snapshots: published.snapshots + 1,
@@ -139,15 +158,38 @@ impl Publisher {
     }
 }
 
+/// What the compiler does not honour, listed beside what the translation does not. Its text begins with a path.
+fn of_compiler(warning: &str) -> Unsupported {
+    let (place, reason) = warning.split_once(": ").unwrap_or(("", warning));
+    Unsupported { kind: "configuration", name: place.to_owned(), reason: reason.to_owned() }
+}
+
+/// When trust domains are set.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Step {
+    /// Before new policies: what is no longer named goes.
+    Before,
+    /// After them: what is named comes.
+    After,
+}
+
 /// Whose clients are let in. A listener that names nobody lets everybody of the mesh's roots in at Envoy;
 /// here those of our own trust domain stay.
-fn set_trust_domains(identity: &Identity, facts: &Facts) {
+fn set_trust_domains(identity: &Identity, facts: &Facts, step: Step) {
     if facts.trust_domains.is_empty() {
         return;
     }
-    match TrustDomains::new(facts.trust_domains.iter().cloned()) {
+    let current = identity.trust_domains();
+    let stays = |domain: &&String| {
+        step == Step::After || current.iter().any(|known| known == domain.as_str())
+    };
+    let named: Vec<String> = facts.trust_domains.iter().filter(stays).cloned().collect();
+    if named.is_empty() {
+        return;
+    }
+    match TrustDomains::new(named) {
         Ok(domains) => {
-            if identity.set_trust_domains(domains) {
+            if identity.set_trust_domains(domains) && step == Step::After {
                 tracing::info!(trust_domains = ?facts.trust_domains, "clients of these are let in");
             }
         }

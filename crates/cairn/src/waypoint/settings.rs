@@ -41,6 +41,8 @@ pub struct Settings {
     pub workloads_on_demand: bool,
     /// A tunnel's end may be anybody of the trust domain (`CAIRN_ENDPOINT_IDENTITY=trust-domain`).
     pub any_of_trust_domain: bool,
+    /// Endpoints may be on loopback (`CAIRN_LOOPBACK_ENDPOINTS=on`), where the administration pages are.
+    pub loopback_endpoints: bool,
     /// Part of the memory limit above which new tunnels are refused, in percent; 100 or more: never.
     pub memory_percent: u64,
     /// Bytes that the pod may use, where kubelet says so (`GOMEMLIMIT`).
@@ -144,7 +146,12 @@ impl Settings {
             workers,
             warm_start: !reader.chosen("CAIRN_WARM_START", "off", "on"),
             workloads_on_demand: reader.chosen("CAIRN_WORKLOADS", "on-demand", "all"),
-            any_of_trust_domain: reader.chosen("CAIRN_ENDPOINT_IDENTITY", "trust-domain", "workload"),
+            any_of_trust_domain: reader.chosen(
+                "CAIRN_ENDPOINT_IDENTITY",
+                "trust-domain",
+                "workload",
+            ),
+            loopback_endpoints: reader.chosen("CAIRN_LOOPBACK_ENDPOINTS", "on", "off"),
             memory_percent,
             memory_limit,
             warnings: reader.warnings,
@@ -156,7 +163,9 @@ impl<'a> Reader<'a> {
     fn var(&self, name: &str) -> Option<&'a str> {
         self.environment.var(name).or_else(|| {
             let mut defaults = self.node.proxy_config.variables();
-            defaults.find(|(known, value)| *known == name && !value.is_empty()).map(|(_, value)| value)
+            defaults
+                .find(|(known, value)| *known == name && !value.is_empty())
+                .map(|(_, value)| value)
         })
     }
 
@@ -212,7 +221,9 @@ impl<'a> Reader<'a> {
             self.var("WORKLOAD_RSA_KEY_SIZE"),
         );
         let reason = match kind {
-            Ok(KeyKind::Rsa2048) => "WORKLOAD_RSA_KEY_SIZE has no effect: RSA keys cannot be made here".to_owned(),
+            Ok(KeyKind::Rsa2048) => {
+                "WORKLOAD_RSA_KEY_SIZE has no effect: RSA keys cannot be made here".to_owned()
+            }
             Ok(kind) => return kind,
             Err(error) => error.to_string(),
         };
@@ -301,7 +312,7 @@ mod tests {
         assert_eq!(settings.ca.ttl, Duration::from_secs(24 * 3600));
         assert_eq!((settings.ca.key, settings.ca.grace_ratio), (KeyKind::EcdsaP256, 0.5));
         assert!(settings.warm_start && !settings.workloads_on_demand);
-        assert!(!settings.any_of_trust_domain);
+        assert!(!settings.any_of_trust_domain && !settings.loopback_endpoints);
         assert_eq!(settings.memory_limit, Some(1 << 30));
         assert_eq!(settings.warnings, Vec::<String>::new());
     }
@@ -344,8 +355,7 @@ mod tests {
 
     #[test]
     fn what_has_no_safe_default_is_refused() {
-        for (name, value) in
-            [("CAIRN_PORTS", "x"), ("CAIRN_RESOLVE", "x"), ("TRUST_DOMAIN", "a/b")]
+        for (name, value) in [("CAIRN_PORTS", "x"), ("CAIRN_RESOLVE", "x"), ("TRUST_DOMAIN", "a/b")]
         {
             let error = settings(&[(name, value)]).unwrap_err().to_string();
             assert!(error.contains(name), "{error}");

@@ -51,10 +51,17 @@ pub async fn configured(control: &Control, feeder: &Feeder, istiod: &str, readin
         {
             let published = published.borrow_and_update();
             if published.revision >= revision {
-                if published.facts.terminate.is_some() {
-                    break;
+                match &published.facts.terminate {
+                    None => readiness.still_missing(TERMINATE, why),
+                    Some(terminate) => match &terminate.broken {
+                        None => break,
+                        Some(reason) => {
+                            let why =
+                                format!("it is not understood, so nothing is let in: {reason}");
+                            readiness.still_missing(TERMINATE, &why);
+                        }
+                    },
                 }
-                readiness.still_missing(TERMINATE, why);
             }
         }
         if published.changed().await.is_err() {
@@ -120,7 +127,10 @@ pub fn compare_addresses(control: &Control, instance: &MeshInstance) {
     let facts = Arc::clone(&control.published.borrow().facts);
     let Some(terminate) = &facts.terminate else { return };
     if let Some(reason) = &terminate.broken {
-        tracing::error!(reason, "no tunnel is let in: the listener connect_terminate is not understood");
+        tracing::error!(
+            reason,
+            "no tunnel is let in: the listener connect_terminate is not understood"
+        );
     }
     let wanted = ports::tunnels(&terminate.addresses);
     let port = wanted.map(|wanted| wanted.port());

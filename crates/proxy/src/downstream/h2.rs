@@ -130,7 +130,7 @@ fn normal_form(mut parts: http::request::Parts) -> Option<http::request::Parts> 
             let value = HeaderValue::from_str(authority.as_str()).ok()?;
             parts.headers.insert(header::HOST, value);
         }
-        (None, Some(_)) => {}
+        (None, Some(host)) => crate::head::check_host(&host).ok()?,
         (None, None) => return None,
     }
     if !cookies_joined(&mut parts.headers) {

@@ -19,6 +19,8 @@ pub(crate) enum Failure {
     ConnectTimeout,
     /// The connection or stream ended before the response's head was there. `reused`: it had carried requests before.
     Reset { reused: bool },
+    /// The endpoint has reset the stream, and the connection goes on.
+    StreamReset,
     /// The endpoint said that it has not looked at the request: its GOAWAY leaves the stream out.
     Unprocessed,
     /// The upstream refused the stream unprocessed (REFUSED_STREAM).

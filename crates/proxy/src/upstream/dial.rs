@@ -49,7 +49,7 @@ async fn connect(to: Destination<'_>) -> Result<Dialled, Failure> {
         return Ok(raw);
     };
     let tls = ClusterTls::of(&attempt.cluster.state, settings);
-    let tls = tls.as_ref().map_err(|reason| Failure::Connect(reason.clone()))?;
+    let tls = tls.map_err(Failure::Connect)?;
     let connector = TlsConnector::from(tls.config(http2));
     let name = tls.server_name();
     let session: Box<dyn Duplex> = match raw {

@@ -210,6 +210,14 @@ async fn connect(attempt: &Arc<Attempt>, pool: &EndpointPool) -> Result<H1Connec
     }
 }
 
+/// Where no body has to be announced, too (RFC 9110 §8.6; Envoy: `requestShouldHaveNoBody`).
+fn may_have_body(method: &Method) -> bool {
+    !matches!(
+        *method,
+        Method::GET | Method::HEAD | Method::DELETE | Method::TRACE | Method::CONNECT
+    )
+}
+
 /// Encodes the head; returns how the body is framed.
 fn put_head(out: &mut BytesMut, request: &RequestHeader, end: bool) -> BodyLength {
     let upgrade = request.headers.contains_key(header::UPGRADE);
@@ -232,7 +240,12 @@ fn put_head(out: &mut BytesMut, request: &RequestHeader, end: bool) -> BodyLengt
     let length = match announced {
         Some(0) => BodyLength::Empty,
         Some(length) => BodyLength::Sized(length),
-        None if end || upgrade => BodyLength::Empty,
+        None if end || upgrade => {
+            if !upgrade && may_have_body(&request.method) {
+                out.put_slice(b"content-length: 0\r\n");
+            }
+            BodyLength::Empty
+        }
         None => {
             out.put_slice(b"transfer-encoding: chunked\r\n");
             BodyLength::Chunked

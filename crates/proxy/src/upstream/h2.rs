@@ -97,6 +97,7 @@ impl H2Exchange {
                 return Err(match error.reason() {
                     _ if error.is_go_away() && error.is_remote() => Failure::Unprocessed,
                     Some(Reason::REFUSED_STREAM) => Failure::RefusedStream,
+                    Some(_) if error.is_reset() && error.is_remote() => Failure::StreamReset,
                     _ => Failure::Reset { reused: reused && error.is_io() },
                 });
             }

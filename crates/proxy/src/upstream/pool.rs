@@ -6,7 +6,7 @@
 
 use crate::io::{ByteReader, ByteWriter};
 use bytes::{Bytes, BytesMut};
-use cairn_identity::{ExpectedPeers, SpiffeId};
+use cairn_identity::{ExpectedPeers, TrustDomains};
 use cairn_router::endpoint::TunnelTo;
 use h2::client::SendRequest;
 use parking_lot::Mutex;
@@ -74,13 +74,7 @@ impl EndpointPool {
 
     /// The identities of which a tunnel's far end must prove one. `None`: they are no SPIFFE ids, so nobody can.
     pub(crate) fn expected(&self, tunnel: &TunnelTo) -> Option<&ExpectedPeers> {
-        self.expected
-            .get_or_init(|| {
-                let ids: Result<Vec<_>, _> =
-                    tunnel.identities.iter().map(|id| SpiffeId::parse(id)).collect();
-                ExpectedPeers::new(ids.ok()?).ok()
-            })
-            .as_ref()
+        self.expected.get_or_init(|| expected(&tunnel.identities)).as_ref()
     }
 
     /// A connection that still looks alive, the one used last first.
@@ -183,6 +177,18 @@ impl EndpointPool {
     }
 }
 
+/// All are ids, or all are trust domains (`spiffe://DOMAIN/`), of which anybody is accepted.
+fn expected(identities: &[String]) -> Option<ExpectedPeers> {
+    let domain = |text: &String| {
+        let domain = text.strip_prefix("spiffe://")?.strip_suffix('/')?;
+        (!domain.contains('/')).then(|| domain.to_owned())
+    };
+    if let Some(domains) = identities.iter().map(domain).collect::<Option<Vec<_>>>() {
+        return Some(ExpectedPeers::any_of(TrustDomains::new(domains).ok()?));
+    }
+    ExpectedPeers::parse(identities).ok()
+}
+
 /// How much one HTTP/2 connection carries.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct H2Limits {
@@ -229,5 +235,34 @@ impl Drop for H2Lease {
         if self.0.active.fetch_sub(1, Ordering::Relaxed) == 1 {
             *self.0.idle_since.lock() = Instant::now();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use cairn_identity::SpiffeId;
+
+    fn accepts(identities: &[&str], id: &str) -> Option<bool> {
+        let identities: Vec<String> = identities.iter().map(|&text| text.to_owned()).collect();
+        Some(expected(&identities)?.contains(&SpiffeId::parse(id).unwrap()))
+    }
+
+    #[test]
+    fn whom_an_endpoint_has_to_be() {
+        let app = "spiffe://cluster.local/ns/shop/sa/app";
+        let other = "spiffe://cluster.local/ns/shop/sa/other";
+        let far = "spiffe://other.domain/ns/shop/sa/app";
+        assert_eq!(accepts(&[app], app), Some(true));
+        assert_eq!(accepts(&[app], other), Some(false));
+        let domain = ["spiffe://cluster.local/"];
+        assert_eq!(accepts(&domain, app), Some(true));
+        assert_eq!(accepts(&domain, other), Some(true));
+        assert_eq!(accepts(&domain, far), Some(false));
+        assert_eq!(accepts(&["spiffe://cluster.local/", app], app), None, "one kind at a time");
+        assert_eq!(accepts(&["spiffe:///"], app), None);
+        assert_eq!(accepts(&["anybody"], app), None);
+        assert_eq!(accepts(&[], app), None);
     }
 }

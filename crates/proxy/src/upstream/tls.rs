@@ -1,5 +1,6 @@
 //! TLS to endpoints: what is trusted, what name is demanded, what we show.
 
+use arc_swap::ArcSwap;
 use cairn_router::cluster::ClusterState;
 use cairn_router::spec::UpstreamTls;
 use rustls::client::WebPkiServerVerifier;
@@ -12,28 +13,96 @@ use rustls::{
 };
 use std::net::Ipv4Addr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
-/// Compiled TLS settings of a cluster, made once and kept beside the cluster's state.
+/// How often files are looked at, by those who dial.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// Compiled TLS settings of a cluster.
 pub(crate) struct ClusterTls {
     http1: Arc<ClientConfig>,
     http2: Arc<ClientConfig>,
     name: ServerName<'static>,
 }
 
-struct Compiled(Result<ClusterTls, String>);
+/// Kept beside the cluster's state; made anew when a file is another one than before.
+struct Kept {
+    /// Milliseconds from `began` to the last look.
+    looked: AtomicU64,
+    began: Instant,
+    current: ArcSwap<Current>,
+}
+
+struct Current {
+    files: Files,
+    compiled: Result<Arc<ClusterTls>, String>,
+}
+
+/// Length and time of change of each file; `None`: it is not there.
+type Files = [Option<(u64, SystemTime)>; 3];
+
+impl Kept {
+    fn new(settings: &UpstreamTls) -> Self {
+        let current = ArcSwap::from_pointee(Current::read(settings));
+        Kept { looked: AtomicU64::new(0), began: Instant::now(), current }
+    }
+
+    /// At most one caller looks at the files in [`LOOK`].
+    fn follow(&self, settings: &UpstreamTls) {
+        let now = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let looked = self.looked.load(Ordering::Relaxed);
+        let due = u128::from(now.saturating_sub(looked)) >= LOOK.as_millis();
+        if !due
+            || self
+                .looked
+                .compare_exchange(looked, now, Ordering::Relaxed, Ordering::Relaxed)
+                .is_err()
+        {
+            return;
+        }
+        let current = self.current.load();
+        if current.files == files(settings) {
+            return;
+        }
+        let fresh = Current::read(settings);
+        match (&current.compiled, &fresh.compiled) {
+            // A file that is being written is no reason to forget the good one.
+            (Ok(_), Err(reason)) => {
+                tracing::warn!(reason, "TLS files of a cluster cannot be used, those before stay")
+            }
+            _ => self.current.store(Arc::new(fresh)),
+        }
+    }
+}
+
+impl Current {
+    fn read(settings: &UpstreamTls) -> Self {
+        // Looked at first: what changes while it is read is read again.
+        let files = files(settings);
+        Current { files, compiled: ClusterTls::compile(settings).map(Arc::new) }
+    }
+}
+
+fn files(settings: &UpstreamTls) -> Files {
+    [&settings.ca_file, &settings.cert_file, &settings.key_file].map(|path| {
+        let found = std::fs::metadata(path.as_ref()?).ok()?;
+        Some((found.len(), found.modified().ok()?))
+    })
+}
 
 impl ClusterTls {
-    /// The settings of this cluster. `Err` says what is wrong with them: then nothing is dialled.
-    pub(crate) fn of<'a>(
-        state: &'a ClusterState,
-        settings: &UpstreamTls,
-    ) -> &'a Result<Self, String> {
-        &state.extension(|| Compiled(ClusterTls::compile(settings))).0
+    /// The settings of this cluster, by the files as they are at most some seconds ago. `Err` says what is wrong
+    /// with them: then nothing is dialled.
+    pub(crate) fn of(state: &ClusterState, settings: &UpstreamTls) -> Result<Arc<Self>, String> {
+        let kept = state.extension(|| Kept::new(settings));
+        kept.follow(settings);
+        kept.current.load().compiled.clone()
     }
 
     fn compile(settings: &UpstreamTls) -> Result<Self, String> {
-        let UpstreamTls { sni, ca_file, sans, cert_file, key_file } = settings;
+        let UpstreamTls { sni, ca_file, sans, cert_file, key_file, tls13_only } = settings;
         let roots = Arc::new(roots(ca_file.as_deref())?);
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let chain =
@@ -55,8 +124,10 @@ impl ClusterTls {
             provider: Arc::clone(&provider),
             sans: sans.clone(),
         });
+        const NEW: &[&rustls::SupportedProtocolVersion] = &[&rustls::version::TLS13];
+        let versions = if *tls13_only { NEW } else { rustls::DEFAULT_VERSIONS };
         let builder = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
+            .with_protocol_versions(versions)
             .map_err(|error| format!("tls: {error}"))?
             .dangerous()
             .with_custom_certificate_verifier(verifier);

@@ -284,6 +284,7 @@ fn levels_in_envoys_order() {
     assert_eq!(request.values("x-host"), ["of.cluster of.cluster"]);
     assert_eq!(request.authority, "of.route");
     assert_eq!(request.values("x-forwarded-host"), ["of.cluster"]);
+    assert_eq!(request.values("x-envoy-original-host"), ["of.cluster"]);
     assert_eq!(request.path, "/new?q=1");
     assert_eq!(request.values("x-envoy-original-path"), ["/p?q=1"]);
 }
@@ -294,6 +295,7 @@ fn without_rewrites() {
     assert_eq!(request.authority, "of.cluster");
     assert_eq!(request.path, "/p?q=1");
     assert!(request.values("x-envoy-original-path").is_empty());
+    assert!(request.values("x-envoy-original-host").is_empty());
     assert!(request.values("x-forwarded-host").is_empty());
 }
 

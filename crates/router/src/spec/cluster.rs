@@ -60,6 +60,9 @@ pub struct OriginalDestination {
     /// Port instead of the one that the client named.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
+    /// Clients may name this machine's loopback addresses, and with them its administration pages.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub loopback: bool,
 }
 
 /// How much may be under way at once in this process; absent: no bound. Envoy:
@@ -133,6 +136,9 @@ pub struct UpstreamTls {
     /// PEM file with the client certificate's key.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key_file: Option<String>,
+    /// TLS 1.3 alone; else TLS 1.2 as well.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub tls13_only: bool,
 }
 
 /// The endpoints of one cluster.

@@ -25,6 +25,8 @@ use crate::store::Store;
 
 /// Most requests that istiod may leave unread before the stream counts as stuck.
 const MAX_UNREAD: usize = 1024;
+/// How long a stream that istiod has ended is read to its end.
+const LAST_WORD: Duration = Duration::from_secs(1);
 /// Most bytes of a reason in a log line or status.
 const MAX_REASON_BYTES: usize = 512;
 
@@ -179,6 +181,17 @@ impl Client {
         stream: &mut Stream,
         mut answers: Streaming<DeltaDiscoveryResponse>,
     ) -> Result<End, End> {
+        match self.exchange(stream, &mut answers).await {
+            Err(End::Closed) => Ok(last_word(answers).await),
+            end => end,
+        }
+    }
+
+    async fn exchange(
+        &mut self,
+        stream: &mut Stream,
+        answers: &mut Streaming<DeltaDiscoveryResponse>,
+    ) -> Result<End, End> {
         loop {
             tokio::select! {
                 answer = answers.message() => match answer {
@@ -198,7 +211,8 @@ impl Client {
     ) -> Result<(), End> {
         let delivery = match stream.session.receive(response) {
             Ok(delivery) => delivery,
-            Err((nack, rejected)) => {
+            Err(refusal) => {
+                let (nack, rejected) = *refusal;
                 self.refused(None, &rejected);
                 return stream.send(nack);
             }
@@ -221,7 +235,8 @@ impl Client {
         }
         let followed = stream.session.follow(&wanted, &self.store);
         self.carry_out(stream, followed).await?;
-        if counts {
+        // Nothing but refused resources is no answer: there is nothing to serve by.
+        if counts && (result.is_ok() || self.store.len(kind) > 0) {
             self.first_answer(kind);
         }
         if kind == Kind::Cluster && stream.session.wants_nothing(Kind::Endpoints) {
@@ -286,7 +301,14 @@ impl Client {
         let (istiod, node) = (&self.config.istiod.address, &self.config.node.id);
         let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
         // At most one line per wait, and the wait grows.
-        tracing::warn!(istiod, node, reason, lived, wait_ms, "no stream to istiod, what is known stays in use");
+        tracing::warn!(
+            istiod,
+            node,
+            reason,
+            lived,
+            wait_ms,
+            "no stream to istiod, what is known stays in use"
+        );
         self.status.send_modify(|status| {
             status.connected = false;
             status.reconnects += 1;
@@ -317,6 +339,20 @@ impl End {
             },
         }
     }
+}
+
+/// Why istiod has ended a stream to which nothing can be sent any more: it says so behind all that it sent before.
+async fn last_word(mut answers: Streaming<DeltaDiscoveryResponse>) -> End {
+    let last = async {
+        loop {
+            match answers.message().await {
+                Ok(Some(_)) => {}
+                Ok(None) => return End::Closed,
+                Err(status) => return End::Status(status),
+            }
+        }
+    };
+    tokio::time::timeout(LAST_WORD, last).await.unwrap_or(End::Closed)
 }
 
 fn of_status(status: &Status) -> String {

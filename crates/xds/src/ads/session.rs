@@ -73,7 +73,14 @@ impl Session {
     pub(super) fn follow(&mut self, wanted: &Wanted, store: &Store) -> Followed {
         let mut followed = Followed::default();
         let Session { node, topics } = self;
+        // Whom all of them do not name is looked up; before they have come, that would be everybody.
+        let all_there = topics.iter().any(|topic| {
+            topic.kind == Kind::Workload && topic.scope == Scope::All && topic.answered
+        });
         for topic in topics {
+            if topic.scope == Scope::Lookup && !all_there {
+                continue;
+            }
             let (asks, forgotten) = topic.follow(wanted, store);
             for Ask { subscribe, unsubscribe, versions } in asks {
                 followed.requests.push(DeltaDiscoveryRequest {
@@ -105,7 +112,7 @@ impl Session {
     pub(super) fn receive(
         &mut self,
         response: DeltaDiscoveryResponse,
-    ) -> Result<Delivery, (DeltaDiscoveryRequest, Rejected)> {
+    ) -> Result<Delivery, Box<(DeltaDiscoveryRequest, Rejected)>> {
         let DeltaDiscoveryResponse {
             system_version_info,
             resources,
@@ -119,13 +126,12 @@ impl Session {
         let Some(topic) = self.topics.iter_mut().find(asked) else {
             let detail = format!("{:?} was not asked for", receipt.type_url);
             let rejected = Rejected { detail };
-            return Err((receipt.answer(Err(&rejected)), rejected));
+            return Err(Box::new((receipt.answer(Err(&rejected)), rejected)));
         };
+        topic.answered = true;
         let named: BTreeSet<&str> = resources.iter().map(name_of).collect();
         let mut removed = topic.settle(&named);
-        removed.extend(
-            removed_resources.into_iter().filter(|name| !named.contains(name.as_str())),
-        );
+        removed.extend(removed_resources.into_iter().filter(|name| !named.contains(name.as_str())));
         // Of two with one name the last counts. What was unsubscribed meanwhile is not wanted.
         let mut changed = BTreeMap::new();
         for received in resources {

@@ -35,6 +35,8 @@ pub(super) struct Topic {
     pub type_url: &'static str,
     /// Whether it was asked for on this stream.
     pub asked: bool,
+    /// Whether an answer has come on this stream.
+    pub answered: bool,
     /// Names that are subscribed, but for `*`.
     pub names: BTreeSet<String>,
     /// Names that are held and that the first answer has to hold as well, or they are gone.
@@ -51,9 +53,16 @@ pub(super) struct Ask {
 
 impl Topic {
     pub(super) fn new(kind: Kind, scope: Scope) -> Self {
-        let type_url =
-            if scope == Scope::Lookup { ADDRESS_TYPE_URL } else { kind.type_url() };
-        Topic { kind, scope, type_url, asked: false, names: BTreeSet::new(), owed: None }
+        let type_url = if scope == Scope::Lookup { ADDRESS_TYPE_URL } else { kind.type_url() };
+        Topic {
+            kind,
+            scope,
+            type_url,
+            asked: false,
+            answered: false,
+            names: BTreeSet::new(),
+            owed: None,
+        }
     }
 
     /// Whether an answer may hold this resource.
@@ -135,7 +144,11 @@ impl Topic {
         asks
     }
 
-    fn ask_for_wanted(&mut self, names: BTreeSet<String>, store: &Store) -> (Vec<Ask>, Vec<String>) {
+    fn ask_for_wanted(
+        &mut self,
+        names: BTreeSet<String>,
+        store: &Store,
+    ) -> (Vec<Ask>, Vec<String>) {
         let first = !self.asked;
         if !first && names == self.names {
             return (Vec::new(), Vec::new());

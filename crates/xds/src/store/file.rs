@@ -148,10 +148,8 @@ impl Store {
         let shelves = self.shelves.lock().clone();
         let body = Snapshot::of(&shelves, owner).encode_to_vec();
         drop(shelves);
-        write(path, &body).map_err(|error| ExportError {
-            path: path.to_owned(),
-            reason: error.to_string(),
-        })
+        write(path, &body)
+            .map_err(|error| ExportError { path: path.to_owned(), reason: error.to_string() })
     }
 
     /// Takes the place of what is held with the content of a file that was written for the same owner. Blocks the thread.
@@ -181,7 +179,12 @@ impl Store {
         ] {
             if found != expected {
                 let (found, expected) = (found.clone(), expected.clone());
-                return Err(ImportError::OtherOwner { path: path.to_owned(), what, found, expected });
+                return Err(ImportError::OtherOwner {
+                    path: path.to_owned(),
+                    what,
+                    found,
+                    expected,
+                });
             }
         }
         let written = snapshot::time(header.written);
@@ -244,8 +247,7 @@ fn read(path: &Path, max_bytes: u64) -> Result<Vec<u8>, ImportError> {
         let reason = "it is no regular file".to_owned();
         return Err(ImportError::Unreadable { path: path.to_owned(), reason });
     }
-    let too_big =
-        |bytes| ImportError::TooBig { path: path.to_owned(), bytes, allowed: max_bytes };
+    let too_big = |bytes| ImportError::TooBig { path: path.to_owned(), bytes, allowed: max_bytes };
     if metadata.len() > max_bytes {
         return Err(too_big(metadata.len()));
     }
@@ -270,8 +272,7 @@ fn write(path: &Path, body: &[u8]) -> io::Result<()> {
         _ => {}
     }
     let written = (|| {
-        let mut file =
-            OpenOptions::new().write(true).create_new(true).mode(0o600).open(&fresh)?;
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&fresh)?;
         file.write_all(&wrap(body))?;
         file.write_all(body)?;
         file.sync_all()?;

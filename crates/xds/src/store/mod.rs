@@ -311,7 +311,7 @@ impl std::fmt::Debug for Store {
 }
 
 impl Entry {
-    fn type_url<'a>(&'a self, kind: Kind) -> &'a str {
+    fn type_url(&self, kind: Kind) -> &str {
         self.type_url.as_deref().unwrap_or(kind.type_url())
     }
 

@@ -63,7 +63,11 @@ impl Packed {
 
     pub(super) fn unpack(&self) -> Result<Bytes, Damaged> {
         if !self.compressed {
-            return if self.bytes.len() == self.length { Ok(self.bytes.clone()) } else { Err(Damaged) };
+            return if self.bytes.len() == self.length {
+                Ok(self.bytes.clone())
+            } else {
+                Err(Damaged)
+            };
         }
         if self.length > self.bytes.len().saturating_mul(MAX_RATIO) {
             return Err(Damaged);
@@ -92,7 +96,9 @@ mod tests {
     #[test]
     fn what_resembles_the_dictionary_becomes_small() {
         let body = |n: u32| {
-            let text = format!("inbound-vip|{n}|http|app-{n}.shop.svc.cluster.local;connect_timeout=10s;circuit_breakers");
+            let text = format!(
+                "inbound-vip|{n}|http|app-{n}.shop.svc.cluster.local;connect_timeout=10s;circuit_breakers"
+            );
             text.repeat(2).into_bytes()
         };
         let dictionary: Arc<[u8]> = Arc::from(body(1));

@@ -137,10 +137,8 @@ impl Snapshot {
             return Err("a dictionary is too long".to_owned());
         }
         let Header { written, answered, .. } = header.unwrap_or_default();
-        let answered: BTreeSet<Kind> = answered
-            .iter()
-            .filter_map(|label| kinds.get(label.as_str()).copied())
-            .collect();
+        let answered: BTreeSet<Kind> =
+            answered.iter().filter_map(|label| kinds.get(label.as_str()).copied()).collect();
         let mut shelves =
             Shelves { kinds: BTreeMap::new(), answered, confirmed: Some(time(written)) };
         let mut received = 0usize;
@@ -158,9 +156,9 @@ impl Snapshot {
                 body,
             } = item;
             let damaged = |what: &str| format!("the resource {name:?} {what}");
-            let kind = *kinds
-                .get(kind.as_str())
-                .ok_or_else(|| damaged(&format!("is of the kind {kind:?}, which cannot be here")))?;
+            let kind = *kinds.get(kind.as_str()).ok_or_else(|| {
+                damaged(&format!("is of the kind {kind:?}, which cannot be here"))
+            })?;
             let length = usize::try_from(length).map_err(|_| damaged("is too long"))?;
             received = received.saturating_add(length);
             if received > MAX_RECEIVED_BYTES {

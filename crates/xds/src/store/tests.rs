@@ -310,8 +310,7 @@ async fn a_storm_of_pushes_is_one_file_and_half_a_configuration_none() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store");
     let store = Arc::new(Store::new());
-    let writer =
-        StoreWriter::start(Arc::clone(&store), WriterConfig::new(path.clone(), owner()));
+    let writer = StoreWriter::start(Arc::clone(&store), WriterConfig::new(path.clone(), owner()));
     let mut written = writer.written();
     let push = |n: usize| {
         let name = format!("c{}", n % 7);
@@ -344,8 +343,7 @@ async fn a_quiet_file_is_kept_young_and_a_failure_ends_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("there").join("store");
     let store = Arc::new(filled());
-    let writer =
-        StoreWriter::start(Arc::clone(&store), WriterConfig::new(path.clone(), owner()));
+    let writer = StoreWriter::start(Arc::clone(&store), WriterConfig::new(path.clone(), owner()));
     let mut written = writer.written();
     put(&store, Kind::Cluster, vec![resource(Kind::Cluster, "x", "1", "body")]);
     tokio::time::sleep(Duration::from_secs(60)).await;

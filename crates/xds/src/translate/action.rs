@@ -93,7 +93,10 @@ pub(super) fn forward(
     }
     for (present, what) in [
         (grpc_timeout_offset.is_some(), "the offset of gRPC timeouts"),
-        (internal_redirect_policy.is_some() || *internal_redirect_action != 0, "internal redirects"),
+        (
+            internal_redirect_policy.is_some() || *internal_redirect_action != 0,
+            "internal redirects",
+        ),
         (hedge_policy.is_some(), "hedging"),
         (retry_policy_typed_config.is_some(), "a retry extension"),
     ] {
@@ -126,7 +129,9 @@ pub(super) fn forward(
         Some(ClusterSpecifier::InlineClusterSpecifierPlugin(_)) => {
             return Err("a cluster plug-in".to_owned());
         }
-        Some(ClusterSpecifier::Cluster(_)) | None => return Err("a route without cluster".to_owned()),
+        Some(ClusterSpecifier::Cluster(_)) | None => {
+            return Err("a route without cluster".to_owned());
+        }
     };
     let host_rewrite = match host_rewrite_specifier {
         None => None,
@@ -455,4 +460,3 @@ pub(super) fn direct_response(
 fn is_path_text(text: &str) -> bool {
     text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#')
 }
-

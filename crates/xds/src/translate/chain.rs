@@ -68,7 +68,10 @@ pub(super) fn chain(bytes: &[u8]) -> Result<Chain, Undecodable> {
     let mut done = false;
     for (number, filter) in filters.iter().enumerate() {
         let Some(config) = config(filter) else {
-            subject.refuse(format!("network filter `{}` without settings is not supported", filter.name));
+            subject.refuse(format!(
+                "network filter `{}` without settings is not supported",
+                filter.name
+            ));
             continue;
         };
         match type_name(config) {

@@ -22,13 +22,17 @@ use pb::envoy::config::cluster::v3::cluster::{
 use pb::envoy::config::core::v3 as core;
 use pb::envoy::extensions::transport_sockets::tls::v3 as sockets;
 use pb::envoy::extensions::upstreams::http::v3 as upstream;
-use pb::envoy::extensions::upstreams::http::v3::http_protocol_options::explicit_http_config::ProtocolConfig;
 use pb::envoy::extensions::upstreams::http::v3::http_protocol_options::UpstreamProtocolOptions;
+use pb::envoy::extensions::upstreams::http::v3::http_protocol_options::explicit_http_config::ProtocolConfig;
 use pb::google::protobuf::UInt32Value;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// Istio's filter that tells both ends of plain TCP who the other is.
+const METADATA_EXCHANGE: &str = "envoy.tcp.metadataexchange.config.MetadataExchange";
+/// Istio's filter that reads the peer's metadata from the answer to CONNECT (`AMBIENT_ENABLE_BAGGAGE`).
+const PEER_METADATA: &str = "envoy.extensions.network_filters.peer_metadata.UpstreamConfig";
 /// Clusters that lead into Cairn's own tunnels and are no place to send requests to.
 const INTERNAL: [&str; 3] = ["main_internal", "inner_connect_originate", "outer_connect_originate"];
 /// The cluster that says how tunnels are begun.
@@ -104,10 +108,7 @@ pub(super) fn read(bytes: &[u8], digest: Digest) -> Result<Kept, Undecodable> {
 
 /// Port, names and bounds of tunnels.
 #[allow(deprecated)]
-fn originate(
-    from: &cluster::Cluster,
-    subject: &mut Subject<'_>,
-) -> Result<Originate, Undecodable> {
+fn originate(from: &cluster::Cluster, subject: &mut Subject<'_>) -> Result<Originate, Undecodable> {
     let port = match &from.lb_config {
         Some(LbConfig::OriginalDstLbConfig(config)) => {
             config.upstream_port_override.as_ref().and_then(|port| u16::try_from(port.value).ok())
@@ -139,10 +140,7 @@ fn originate(
 }
 
 #[allow(deprecated)]
-fn served(
-    from: &cluster::Cluster,
-    subject: &mut Subject<'_>,
-) -> Result<Served, Undecodable> {
+fn served(from: &cluster::Cluster, subject: &mut Subject<'_>) -> Result<Served, Undecodable> {
     let cluster::Cluster {
         transport_socket_matches,
         transport_socket_matcher,
@@ -200,10 +198,8 @@ fn served(
     subject.refuse_if(transport_socket_matcher.is_some(), "a tree of transport sockets");
     subject.refuse_if(lb_subset_config.is_some(), "a choice of endpoints by metadata");
     subject.refuse_if(upstream_config.is_some(), "an upstream extension");
-    subject.refuse_if(
-        *connection_pool_per_downstream_connection,
-        "a pool of its own for each client",
-    );
+    subject
+        .refuse_if(*connection_pool_per_downstream_connection, "a pool of its own for each client");
     subject.degrade_if(outlier_detection.is_some(), "outlier detection");
     subject.degrade_if(!health_checks.is_empty(), "active health checking");
     subject.degrade_if(upstream_bind_config.is_some(), "a source address");
@@ -212,23 +208,20 @@ fn served(
         "TCP keepalive",
     );
     for filter in filters {
-        let known = match &filter.typed_config {
-            Some(config) => matches!(
-                Content::of(config)?,
-                Content::Structured(kind)
-                    if kind == "envoy.tcp.metadataexchange.config.MetadataExchange"
-            ),
-            None => false,
-        };
-        if !known {
-            subject.refuse(format!("upstream network filter `{}` is not supported", filter.name));
+        let content = filter.typed_config.as_ref().map(Content::of).transpose()?;
+        match content {
+            Some(Content::Structured(kind)) if kind == METADATA_EXCHANGE => {}
+            // Only telemetry reads what it finds.
+            Some(Content::Structured(kind)) if kind == PEER_METADATA => {
+                subject.degrade(
+                    "metadata of the peer in the answer to CONNECT (`baggage`) is not honoured",
+                );
+            }
+            _ => subject
+                .refuse(format!("upstream network filter `{}` is not supported", filter.name)),
         }
     }
     let options = options(from, subject)?;
-    let panic = common_lb_config.as_ref().map(|common| common.healthy_panic_threshold.as_ref());
-    if !matches!(panic, Some(Some(percent)) if percent.value == 0.0) {
-        subject.degrade("endpoints that are not healthy never get requests (panic threshold)");
-    }
     let by_locality = common(common_lb_config.as_ref(), subject);
     let lb = balancing(*lb_policy, lb_config.as_ref(), load_balancing_policy.is_some(), subject);
     let (socket, matches) = {
@@ -264,6 +257,12 @@ fn served(
         },
         subject,
     )?;
+    let panic =
+        common_lb_config.as_ref().and_then(|common| common.healthy_panic_threshold.as_ref());
+    // What goes where the client names has no endpoints that could be unhealthy.
+    if found.original.is_none() && panic.is_none_or(|percent| percent.value != 0.0) {
+        subject.degrade("endpoints that are not healthy never get requests (panic threshold)");
+    }
     let service = metadata
         .as_ref()
         .and_then(|metadata| metadata.filter_metadata.get("istio"))
@@ -367,7 +366,8 @@ fn discovery(from: Discovery<'_>, subject: &mut Subject<'_>) -> Result<Found, Un
             if let Some(assignment) = inline {
                 if endpoint::leads_to_original_destination(assignment) {
                     let transport = EndpointTransport::Hbone;
-                    found.original = Some(OriginalDestination { transport, port: None });
+                    found.original =
+                        Some(OriginalDestination { transport, port: None, loopback: false });
                 } else {
                     found.inline = Some(endpoint::assignment(assignment, name));
                 }
@@ -403,7 +403,7 @@ fn original_destination(
             subject.refuse_if(port.is_none(), "a port above 65535");
         }
     }
-    OriginalDestination { transport: EndpointTransport::Plain, port }
+    OriginalDestination { transport: EndpointTransport::Plain, port, loopback: false }
 }
 
 /// Whether weights of localities count.

@@ -8,11 +8,12 @@ use super::http;
 use super::matcher::{self, Entry, Leads, Plan};
 use super::shallow::{Digest, parts, split};
 use super::unsupported::{Notes, Unsupported};
-use super::wire::{Undecodable, decode};
+use super::wire::{Undecodable, decode, type_name};
 use cairn_proto::envoy as pb;
 use cairn_proto::stats::PluginConfig;
 use cairn_router::spec::{ConnectionPolicy, Destination, HttpChain, TcpChain};
-use pb::envoy::config::listener::v3::Listener;
+use pb::envoy::config::listener::v3::listener_filter::ConfigType as ListenerFilterConfig;
+use pb::envoy::config::listener::v3::{Listener, ListenerFilter};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -34,7 +35,7 @@ pub(super) struct Gate {
 #[derive(Debug, Default)]
 pub(super) struct Destinations {
     rest: Option<Digest>,
-    plan: Plan,
+    plan: Arc<Plan>,
     chains: HashMap<Digest, KeptChain>,
     by_name: HashMap<String, Digest>,
     made: BTreeMap<String, Made>,
@@ -84,7 +85,7 @@ impl Destinations {
         let rest = Digest::of(&split.rest);
         if self.rest != Some(rest) {
             let (plan, notes) = plan(&split.rest).map_err(|error| vec![error.to_string()])?;
-            (self.plan, self.notes) = (plan, notes);
+            (self.plan, self.notes) = (Arc::new(plan), notes);
             self.rest = Some(rest);
         }
         let mut undecodable = Vec::new();
@@ -135,7 +136,7 @@ impl Destinations {
             kept.used = false;
         }
         let mut changed = false;
-        let plan = std::mem::take(&mut self.plan);
+        let plan = Arc::clone(&self.plan);
         for entry in &plan.entries {
             if entry.addresses.is_empty() && entry.hosts.is_empty() {
                 continue;
@@ -172,7 +173,6 @@ impl Destinations {
             };
             made.insert(name, one);
         }
-        self.plan = plan;
         changed |= made.len() != before.len();
         self.made = made;
         changed
@@ -354,16 +354,7 @@ impl KeptChain {
 fn plan(rest: &[u8]) -> Result<(Plan, Notes), Undecodable> {
     let listener = decode::<Listener>("envoy.config.listener.v3.Listener", rest)?.message;
     let mut subject = super::unsupported::Subject::new("listener", "main_internal");
-    subject.refuse_if(
-        listener.default_filter_chain.is_some(),
-        "a chain for everything that no other is for",
-    );
     subject.degrade_if(!listener.access_log.is_empty(), "the access log");
-    const KNOWN: [&str; 3] = [
-        "envoy.filters.listener.original_dst",
-        "envoy.filters.listener.http_inspector",
-        "envoy.filters.listener.tls_inspector",
-    ];
     let mut plan = match &listener.filter_chain_matcher {
         Some(matcher) => matcher::plan(matcher)?,
         None => {
@@ -372,18 +363,47 @@ fn plan(rest: &[u8]) -> Result<(Plan, Notes), Undecodable> {
         }
     };
     for filter in &listener.listener_filters {
-        if !KNOWN.contains(&filter.name.as_str()) {
+        if !is_known(filter) {
             subject.refuse(format!("listener filter `{}` is not supported", filter.name));
         }
     }
-    if let Some(reason) = &subject.notes.broken
-        && listener.default_filter_chain.is_none()
-    {
+    if let Some(reason) = &subject.notes.broken {
         for entry in &mut plan.entries {
             entry.leads = Leads::Broken(reason.clone());
         }
     }
+    // It is for what no other chain is for, which nothing is here: that is refused without it.
+    subject.refuse_if(
+        listener.default_filter_chain.is_some(),
+        "a chain for everything that no other is for",
+    );
     Ok((plan, subject.notes))
+}
+
+/// A listener filter that says what Cairn finds out by itself, by its type where it has one.
+fn is_known(filter: &ListenerFilter) -> bool {
+    const KNOWN: [(&str, &str); 3] = [
+        (
+            "envoy.filters.listener.original_dst",
+            "envoy.extensions.filters.listener.original_dst.v3.OriginalDst",
+        ),
+        (
+            "envoy.filters.listener.http_inspector",
+            "envoy.extensions.filters.listener.http_inspector.v3.HttpInspector",
+        ),
+        (
+            "envoy.filters.listener.tls_inspector",
+            "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector",
+        ),
+    ];
+    match &filter.config_type {
+        Some(ListenerFilterConfig::TypedConfig(config)) => {
+            let name = type_name(config);
+            KNOWN.iter().any(|(_, of)| *of == name)
+        }
+        Some(ListenerFilterConfig::ConfigDiscovery(_)) => false,
+        None => KNOWN.iter().any(|(name, _)| *name == filter.name),
+    }
 }
 
 /// Name of a chain whose bytes do not decode, if it can be found.

@@ -115,7 +115,11 @@ pub(super) fn assignment(from: &ClusterLoadAssignment, name: &str) -> Assignment
                 Ok((address, transport)) => listed.push(Listed {
                     address,
                     transport,
-                    weight: from.load_balancing_weight.as_ref().map_or(1, |weight| weight.value).max(1),
+                    weight: from
+                        .load_balancing_weight
+                        .as_ref()
+                        .map_or(1, |weight| weight.value)
+                        .max(1),
                     locality_weight,
                     priority: *priority,
                     health: health(from.health_status),
@@ -147,9 +151,12 @@ fn one(from: &LbEndpoint) -> Result<(SocketAddr, EndpointTransport), String> {
                 }
             }
             Some(DOUBLE) => {
-                Err("an endpoint in another network (a tunnel in a tunnel, double HBONE)".to_owned())
+                Err("an endpoint in another network (a tunnel in a tunnel, double HBONE)"
+                    .to_owned())
             }
-            other => Err(format!("an endpoint behind the listener `{}`", other.unwrap_or_default())),
+            other => {
+                Err(format!("an endpoint behind the listener `{}`", other.unwrap_or_default()))
+            }
         },
         Some(Address::SocketAddress(socket)) => {
             let core::SocketAddress { protocol, address, port_specifier, .. } = socket;
@@ -195,9 +202,11 @@ fn metadata<'a>(from: &'a LbEndpoint, filter: &str) -> Option<&'a pb::google::pr
     from.metadata.as_ref()?.filter_metadata.get(filter)
 }
 
-/// What transport sockets are chosen by.
+/// What transport sockets are chosen by; what is no text is no label, and takes no other label with it.
 fn labels(from: &LbEndpoint) -> BTreeMap<String, String> {
-    metadata(from, SOCKET_MATCH).and_then(wire::texts).unwrap_or_default()
+    let Some(fields) = metadata(from, SOCKET_MATCH) else { return BTreeMap::new() };
+    let texts = fields.fields.keys().filter_map(|key| Some((key, wire::text(fields, key)?)));
+    texts.map(|(key, text)| (key.clone(), text.to_owned())).collect()
 }
 
 /// Name and namespace of `name;namespace;canonical;revision;cluster`.
@@ -228,6 +237,13 @@ pub(super) fn build(served: &Served, listed: &Assignment, world: &World<'_>) -> 
     let mut seen = HashSet::with_capacity(listed.endpoints.len());
     let weights = weights(&listed.endpoints, served.by_locality);
     for (from, weight) in listed.endpoints.iter().zip(weights) {
+        if from.address.ip().to_canonical().is_loopback() && !world.settings.loopback_endpoints {
+            subject.refuse(format!(
+                "the endpoint {}, which is this pod itself, is left out",
+                from.address
+            ));
+            continue;
+        }
         if let Err(what) = reachable(from, served) {
             subject.refuse(format!("{what} is left out"));
             continue;
@@ -295,13 +311,21 @@ fn identities(from: &Listed, world: &World<'_>) -> Vec<String> {
         EndpointIdentity::Workload => found.iter().map(|kept| kept.identity.clone()).collect(),
         EndpointIdentity::TrustDomain => match prefixes {
             None | Some([]) => vec![format!("spiffe://{}/", world.settings.trust_domain)],
-            Some(prefixes) => prefixes.to_vec(),
+            Some(prefixes) => widest(prefixes),
         },
     };
     identities.retain(trusted);
     identities.sort();
     identities.dedup();
     identities
+}
+
+/// Those that begin with no other: istiod lists the whole trust domain, and then its namespaces once more.
+fn widest(prefixes: &[String]) -> Vec<String> {
+    let covered = |prefix: &String| {
+        prefixes.iter().any(|wider| wider != prefix && prefix.starts_with(wider.as_str()))
+    };
+    prefixes.iter().filter(|prefix| !covered(prefix)).cloned().collect()
 }
 
 /// Share of each endpoint among those of its priority; 0: none.

@@ -16,7 +16,9 @@ use pb::envoy::config::core::v3::SubstitutionFormatString;
 use pb::envoy::config::core::v3::data_source::Specifier;
 use pb::envoy::config::core::v3::substitution_format_string::Format;
 use pb::envoy::extensions::filters::common::set_filter_state::v3::FilterStateValue;
-use pb::envoy::extensions::filters::common::set_filter_state::v3::filter_state_value::{Key, Value};
+use pb::envoy::extensions::filters::common::set_filter_state::v3::filter_state_value::{
+    Key, Value,
+};
 use pb::envoy::extensions::filters::http::header_mutation::v3::{HeaderMutation, Mutations};
 use pb::envoy::extensions::filters::http::router::v3::Router;
 use pb::envoy::extensions::filters::http::set_filter_state::v3::Config as HttpState;
@@ -145,15 +147,17 @@ fn one_http(
                 }
             }
         }
-        Content::Message("envoy.extensions.filters.http.cors.v3.Cors")
-            if place == Place::Inner =>
-        {
+        Content::Message("envoy.extensions.filters.http.cors.v3.Cors") if place == Place::Inner => {
             all.overridable.cors.insert(name.clone());
         }
         Content::Message("envoy.extensions.filters.http.set_filter_state.v3.Config")
             if place == Place::Tunnel =>
         {
-            let HttpState { on_request_headers, clear_route_cache: _ } = open(config)?.message;
+            let read = open::<HttpState>(config)?;
+            let HttpState { on_request_headers, clear_route_cache: _ } = read.message;
+            if !read.whole {
+                chain.refuse(format!("HTTP filter `{name}` with fields that are not known"));
+            }
             let known = |state: &FilterStateValue| {
                 assigned(state).is_some_and(|pair| TUNNEL_STATE.contains(&pair))
             };
@@ -218,8 +222,11 @@ fn mutations(
     all: &mut HttpFilters,
     chain: &mut Subject<'_>,
 ) -> Result<(), Undecodable> {
-    let HeaderMutation { mutations, most_specific_header_mutations_wins: _ } =
-        open(config)?.message;
+    let read = open::<HeaderMutation>(config)?;
+    if !read.whole {
+        chain.refuse(format!("HTTP filter `{name}` with fields that are not known"));
+    }
+    let HeaderMutation { mutations, most_specific_header_mutations_wins: _ } = read.message;
     let Mutations {
         request_mutations,
         query_parameter_mutations,
@@ -280,7 +287,8 @@ pub(super) fn network(
             };
             let others = !on_downstream_tls_handshake.is_empty() || !on_downstream_data.is_empty();
             if others || !on_new_connection.iter().all(known) {
-                chain.refuse(format!("network filter `{name}` sets filter state that is not known"));
+                chain
+                    .refuse(format!("network filter `{name}` sets filter state that is not known"));
             }
         }
         Content::Message("envoy.extensions.filters.network.rbac.v3.RBAC") => {

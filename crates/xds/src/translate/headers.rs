@@ -2,7 +2,9 @@
 
 use cairn_proto::envoy as pb;
 use cairn_router::format::Format;
-use cairn_router::spec::{HeaderAppend, HeaderMatch, HeaderOps, HeaderValue, StringMatch, ValueMatch};
+use cairn_router::spec::{
+    HeaderAppend, HeaderMatch, HeaderOps, HeaderValue, StringMatch, ValueMatch,
+};
 use pb::envoy::config::core::v3::HeaderValueOption;
 use pb::envoy::config::core::v3::header_value_option::HeaderAppendAction;
 use pb::envoy::config::route::v3::HeaderMatcher;
@@ -135,4 +137,3 @@ fn format(text: &str) -> Result<String, String> {
     Format::parse(&text)?;
     Ok(text)
 }
-

@@ -177,10 +177,8 @@ fn settings(
     } = from;
     subject.degrade_if(*codec_type != CodecType::Auto as i32, "a fixed version of HTTP");
     subject.degrade_if(is_true(add_user_agent), "the header `user-agent`");
-    subject.degrade_if(
-        tracing.as_ref().is_some_and(|tracing| tracing.provider.is_some()),
-        "tracing",
-    );
+    subject
+        .degrade_if(tracing.as_ref().is_some_and(|tracing| tracing.provider.is_some()), "tracing");
     subject.degrade_if(scheme_header_transformation.is_some(), "a change of `:scheme`");
     subject.degrade_if(max_request_headers_kb.is_some(), "a bound of its own on request headers");
     let bounded = [request_timeout, request_headers_timeout];
@@ -198,9 +196,12 @@ fn settings(
     subject.degrade_if(*always_set_request_id_in_response, "the request id on responses");
     subject.degrade_if(forward_client_cert_matcher.is_some(), "a condition on XFCC");
     subject.degrade_if(
-        request_id_extension.as_ref().and_then(|extension| extension.typed_config.as_ref()).is_some_and(
-            |config| type_name(config) != "envoy.extensions.request_id.uuid.v3.UuidRequestIdConfig",
-        ),
+        request_id_extension
+            .as_ref()
+            .and_then(|extension| extension.typed_config.as_ref())
+            .is_some_and(|config| {
+                type_name(config) != "envoy.extensions.request_id.uuid.v3.UuidRequestIdConfig"
+            }),
         "another kind of request ids",
     );
     subject.degrade_if(local_reply_config.is_some(), "a change of local replies");
@@ -237,8 +238,9 @@ fn settings(
             _ => ServerMode::Overwrite,
         },
         // Envoy: a connection without TLS of its own, as inside a tunnel, knows only these two.
-        forwarded_client_cert: match ForwardClientCertDetails::try_from(*forward_client_cert_details)
-        {
+        forwarded_client_cert: match ForwardClientCertDetails::try_from(
+            *forward_client_cert_details,
+        ) {
             Ok(ForwardClientCertDetails::AlwaysForwardOnly) => {
                 ForwardedClientCert::AlwaysForwardOnly
             }
@@ -269,10 +271,7 @@ fn settings(
 }
 
 /// The idle timeout of a connection.
-fn common(
-    from: Option<&core::HttpProtocolOptions>,
-    subject: &mut Subject<'_>,
-) -> Option<Duration> {
+fn common(from: Option<&core::HttpProtocolOptions>, subject: &mut Subject<'_>) -> Option<Duration> {
     let core::HttpProtocolOptions {
         idle_timeout,
         max_connection_duration,

@@ -16,7 +16,9 @@ use pb::envoy::config::core::v3::address::Address as Kind;
 use pb::envoy::config::core::v3::socket_address::PortSpecifier;
 use pb::envoy::config::core::v3::transport_socket::ConfigType;
 use pb::envoy::config::core::v3::{Address, TransportSocket};
-use pb::envoy::config::listener::v3::{AdditionalAddress, FilterChain, FilterChainMatch, Listener, filter};
+use pb::envoy::config::listener::v3::{
+    AdditionalAddress, FilterChain, FilterChainMatch, Listener, filter,
+};
 use pb::envoy::config::route::v3::route::Action;
 use pb::envoy::config::route::v3::route_action::ClusterSpecifier;
 use pb::envoy::config::route::v3::route_match::PathSpecifier;
@@ -240,8 +242,14 @@ fn tunnels(
 /// Every CONNECT goes to `main_internal`.
 fn leads_inside(table: &RouteConfiguration) -> bool {
     let [host] = table.virtual_hosts.as_slice() else { return false };
-    let [Route { r#match: Some(matches), action: Some(Action::Route(action)), typed_per_filter_config, .. }] =
-        host.routes.as_slice()
+    let [
+        Route {
+            r#match: Some(matches),
+            action: Some(Action::Route(action)),
+            typed_per_filter_config,
+            ..
+        },
+    ] = host.routes.as_slice()
     else {
         return false;
     };

@@ -74,6 +74,8 @@ pub struct Settings {
     pub network: String,
     /// Whom the far end of a tunnel has to prove to be.
     pub endpoint_identity: EndpointIdentity,
+    /// Endpoints may be on this machine's loopback, where the administration pages are. Envoy: they may.
+    pub loopback_endpoints: bool,
 }
 
 impl Default for Settings {
@@ -82,6 +84,7 @@ impl Default for Settings {
             trust_domain: "cluster.local".to_owned(),
             network: String::new(),
             endpoint_identity: EndpointIdentity::default(),
+            loopback_endpoints: false,
         }
     }
 }
@@ -187,6 +190,11 @@ impl Translator {
             workload_digests: HashMap::new(),
             counters: Counters::default(),
         }
+    }
+
+    /// What it hangs on besides resources.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
     }
 
     /// Takes an update in.
@@ -347,13 +355,16 @@ impl Translator {
                 if self.main == Some(digest) {
                     return;
                 }
+                // Known once it is taken in: what ends in the middle is taken in again.
+                self.main = None;
                 let mut count = Count::default();
                 let updated = self.destinations.update(&resource.body, &mut count);
                 self.counters.chains_parsed += count.parsed;
                 self.counters.chains_reused += count.reused;
-                self.main = Some(digest);
+                if updated.is_ok() {
+                    self.main = Some(digest);
+                }
                 if let Err(errors) = updated {
-                    self.main = None;
                     let named = errors.iter().map(|error| format!("`{MAIN}`: {error}"));
                     touched.rejected.extend(named);
                 }
@@ -368,7 +379,7 @@ impl Translator {
                 }
             }
             name => {
-                self.other_listeners.insert(name.to_owned());
+                touched.changed |= self.other_listeners.insert(name.to_owned());
             }
         }
     }
@@ -482,7 +493,7 @@ impl Translator {
                     touched.destinations = true;
                 }
                 name => {
-                    self.other_listeners.remove(name);
+                    touched.changed |= self.other_listeners.remove(name);
                 }
             },
             Kind::Cluster => {
@@ -562,6 +573,7 @@ impl Translator {
             self.counters.sets_built += 1;
             match self.sets.get_mut(name) {
                 Some(made) if *made.set == set => {
+                    touched.changed |= made.notes != notes;
                     made.missing = missing;
                     made.notes = notes;
                 }

@@ -7,6 +7,7 @@ use super::headers;
 use super::wire::{Undecodable, duration, open, percent, type_name};
 use cairn_proto::envoy as pb;
 use cairn_router::spec::{Cors, Fault, FaultAbort, FaultDelay};
+use pb::envoy::config::core::v3::RuntimeFractionalPercent;
 use pb::envoy::config::route::v3::FilterConfig;
 use pb::envoy::extensions::filters::common::fault::v3::FaultDelay as Delay;
 use pb::envoy::extensions::filters::common::fault::v3::fault_delay::FaultDelaySecifier;
@@ -157,6 +158,10 @@ fn fault_abort(abort: &Abort) -> Result<Option<FaultAbort>, String> {
 
 /// CORS; `None`: it is off.
 fn cors(config: &Any) -> Result<Option<Cors>, Problem> {
+    let read = open::<CorsPolicy>(config)?;
+    if !read.whole {
+        return Err("CORS with fields that are not known".to_owned().into());
+    }
     let CorsPolicy {
         allow_origin_string_match,
         allow_methods,
@@ -168,9 +173,10 @@ fn cors(config: &Any) -> Result<Option<Cors>, Problem> {
         shadow_enabled: _,
         allow_private_network_access: _,
         forward_not_matching_preflights,
-    } = open(config)?.message;
-    let enabled = filter_enabled.and_then(|fraction| fraction.default_value);
-    match enabled.as_ref().map_or(100.0, percent) {
+    } = read.message;
+    let share =
+        |fraction: RuntimeFractionalPercent| fraction.default_value.as_ref().map_or(0.0, percent);
+    match filter_enabled.map_or(100.0, share) {
         0.0 => return Ok(None),
         share if share < 100.0 => {
             return Err("CORS for a share of the requests".to_owned().into());

@@ -55,7 +55,8 @@ impl Unread {
         let Ok(split) = shallow::split(table, 2) else {
             return Ok(Unread::table());
         };
-        unread.table |= !decode::<route::RouteConfiguration>("RouteConfiguration", &split.rest)?.whole;
+        unread.table |=
+            !decode::<route::RouteConfiguration>("RouteConfiguration", &split.rest)?.whole;
         for (host, bytes) in split.parts.iter().enumerate() {
             let Ok(split) = shallow::split(bytes, 3) else {
                 unread.table = true;
@@ -69,7 +70,8 @@ impl Unread {
                 let matches = shallow::parts(bytes, 1);
                 let known = matches.len() == 1
                     && matches.iter().all(|bytes| {
-                        decode::<route::RouteMatch>("RouteMatch", bytes).is_ok_and(|read| read.whole)
+                        decode::<route::RouteMatch>("RouteMatch", bytes)
+                            .is_ok_and(|read| read.whole)
                     });
                 let list = if known { &mut unread.routes } else { &mut unread.matches };
                 list.insert((host, number));
@@ -109,10 +111,7 @@ pub(super) fn table(
     chain.refuse_if(scope.unread.table, "a route table with fields that are not known");
     chain.refuse_if(vhds.is_some(), "discovery of virtual hosts (VHDS)");
     chain.refuse_if(!vhost_header.is_empty(), "a virtual host by another header than the host");
-    chain.refuse_if(
-        *ignore_path_parameters_in_path_matching,
-        "matching without path parameters",
-    );
+    chain.refuse_if(*ignore_path_parameters_in_path_matching, "matching without path parameters");
     chain.refuse_if(!route_specifiers.is_empty(), "a route specifier");
     chain.degrade_if(!internal_only_headers.is_empty(), "the list of internal headers");
     let own = headers_of(request_headers_to_add, request_headers_to_remove, chain);
@@ -232,10 +231,7 @@ fn merge(own: HeaderOps, above: &HeaderOps, chain: &mut Subject<'_>) -> HeaderOp
     if own.is_empty() {
         return above.clone();
     }
-    chain.refuse_if(
-        !above.is_empty(),
-        "header changes of both a virtual host and its route table",
-    );
+    chain.refuse_if(!above.is_empty(), "header changes of both a virtual host and its route table");
     own
 }
 

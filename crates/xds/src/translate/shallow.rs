@@ -63,7 +63,10 @@ pub(super) fn parts(message: &[u8], field: u32) -> Vec<&[u8]> {
 }
 
 /// Number, payload if it is length-delimited, and what comes after the field.
-fn next(bytes: &[u8]) -> Option<(u32, Option<&[u8]>, &[u8])> {
+type Field<'a> = (u32, Option<&'a [u8]>, &'a [u8]);
+
+/// The first field; none where the message is malformed.
+fn next(bytes: &[u8]) -> Option<Field<'_>> {
     let mut from = bytes;
     let (number, wire) = decode_key(&mut from).ok()?;
     match wire {

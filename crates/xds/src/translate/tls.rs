@@ -16,8 +16,10 @@ use pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
 use pb::google::protobuf::Any;
 
 /// Name of the message.
-pub(super) const UPSTREAM: &str =
-    "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext";
+pub(super) const UPSTREAM: &str = "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext";
+
+const INTERNAL: &str =
+    "envoy.extensions.transport_sockets.internal_upstream.v3.InternalUpstreamTransport";
 
 /// What is between a connection and the endpoint's bytes.
 #[derive(Debug, Clone, PartialEq)]
@@ -34,25 +36,37 @@ pub(super) fn socket(
     auto_sni: bool,
     subject: &mut Subject<'_>,
 ) -> Result<Socket, Undecodable> {
-    let Some(TransportSocket { name, config_type }) = socket else { return Ok(Socket::Plain) };
-    let Some(ConfigType::TypedConfig(config)) = config_type else {
-        return Ok(match name.as_str() {
+    let Some(socket) = socket else { return Ok(Socket::Plain) };
+    let Some(config) = typed(socket) else {
+        return Ok(match socket.name.as_str() {
             "raw_buffer" | "envoy.transport_sockets.raw_buffer" => Socket::Plain,
             name => Socket::Broken(format!("the transport socket `{name}`")),
         });
     };
     match type_name(config) {
         "envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer" => Ok(Socket::Plain),
-        "envoy.extensions.transport_sockets.internal_upstream.v3.InternalUpstreamTransport" => {
+        INTERNAL => {
             let InternalUpstreamTransport { passthrough_metadata: _, transport_socket } =
                 open(config)?.message;
-            self::socket(transport_socket.as_ref(), auto_sni, subject)
+            // One level: what is nested deeper is nothing that istiod makes, and could be nested without end.
+            match transport_socket.as_ref().and_then(typed) {
+                Some(inner) if type_name(inner) == INTERNAL => {
+                    Ok(Socket::Broken("an internal transport in another".to_owned()))
+                }
+                _ => self::socket(transport_socket.as_ref(), auto_sni, subject),
+            }
         }
         UPSTREAM => upstream(config, auto_sni, subject),
         "envoy.extensions.transport_sockets.proxy_protocol.v3.ProxyProtocolUpstreamTransport" => {
             Ok(Socket::Broken("PROXY protocol to endpoints".to_owned()))
         }
         other => Ok(Socket::Broken(format!("the transport socket {other}"))),
+    }
+}
+
+fn typed(socket: &TransportSocket) -> Option<&Any> {
+    match socket.config_type.as_ref()? {
+        ConfigType::TypedConfig(config) => Some(config),
     }
 }
 
@@ -110,14 +124,22 @@ fn origination(
     if provider || !tls_certificates.is_empty() || custom_handshaker.is_some() {
         return Err("TLS with certificates that are no files".to_owned());
     }
-    if tls_params.as_ref().is_some_and(|params| {
-        params.tls_minimum_protocol_version == tls::tls_parameters::TlsProtocol::TlSv13 as i32
-            || !params.cipher_suites.is_empty()
-            || !params.ecdh_curves.is_empty()
-            || !params.signature_algorithms.is_empty()
-            || !params.compliance_policies.is_empty()
-    }) {
-        subject.degrade("versions and ciphers of TLS to endpoints are Cairn's own");
+    let params = tls_params.clone().unwrap_or_default();
+    let restricted = !params.cipher_suites.is_empty()
+        || !params.ecdh_curves.is_empty()
+        || !params.signature_algorithms.is_empty()
+        || !params.compliance_policies.is_empty();
+    if restricted {
+        return Err("TLS with a list of ciphers, curves or signatures".to_owned());
+    }
+    use tls::tls_parameters::TlsProtocol;
+    let old = [TlsProtocol::TlSv10 as i32, TlsProtocol::TlSv11 as i32];
+    if old.contains(&params.tls_maximum_protocol_version) {
+        return Err("TLS older than 1.2".to_owned());
+    }
+    let tls13_only = params.tls_minimum_protocol_version == TlsProtocol::TlSv13 as i32;
+    if tls13_only && params.tls_maximum_protocol_version == TlsProtocol::TlSv12 as i32 {
+        return Err("TLS of no version".to_owned());
     }
     subject.degrade_if(
         alpn_protocols.iter().any(|name| name != "h2" && name != "http/1.1"),
@@ -150,7 +172,7 @@ fn origination(
     if sni.is_none() && sans.is_empty() {
         return Err("TLS without a name to verify (set `sni` or `subjectAltNames`)".to_owned());
     }
-    Ok(UpstreamTls { sni, ca_file, sans, cert_file, key_file })
+    Ok(UpstreamTls { sni, ca_file, sans, cert_file, key_file, tls13_only })
 }
 
 /// Files of a client certificate's SDS name.

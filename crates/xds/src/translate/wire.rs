@@ -69,9 +69,7 @@ pub(super) fn decode<M: Message + Default>(
             let whole = message.encoded_len() == bytes.len();
             Ok(Read { message, whole })
         }
-        Err(error) => {
-            Err(Undecodable { message: name.to_owned(), reason: error.to_string() })
-        }
+        Err(error) => Err(Undecodable { message: name.to_owned(), reason: error.to_string() }),
     }
 }
 

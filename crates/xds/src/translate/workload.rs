@@ -8,6 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+/// What a workload without a trust domain is of (`workload.proto`), whatever domain is our own.
+const DEFAULT_TRUST_DOMAIN: &str = "cluster.local";
+
 /// One workload, as it is kept.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Kept {
@@ -47,7 +50,7 @@ fn keep(from: &Message, settings: &Settings) -> Kept {
         "" => default.to_owned(),
         text => text.to_owned(),
     };
-    let trust_domain = or(&from.trust_domain, &settings.trust_domain);
+    let trust_domain = or(&from.trust_domain, DEFAULT_TRUST_DOMAIN);
     let service_account = or(&from.service_account, "default");
     let identity = format!("spiffe://{trust_domain}/ns/{}/sa/{service_account}", from.namespace);
     let shared = from.network_mode == NetworkMode::HostNetwork as i32;
@@ -103,7 +106,9 @@ impl Workloads {
     pub(super) fn insert(&mut self, name: &str, kept: Kept) -> Vec<Place> {
         let mut touched = match self.by_name.get(name) {
             Some(before) if *before == kept => return Vec::new(),
-            Some(before) if before.who() == kept.who() && before.places == kept.places => Vec::new(),
+            Some(before) if before.who() == kept.who() && before.places == kept.places => {
+                Vec::new()
+            }
             Some(_) => self.remove(name),
             None => Vec::new(),
         };
@@ -138,9 +143,8 @@ impl Workloads {
         let all: Vec<&Kept> = names.filter_map(|name| self.by_name.get(name)).collect();
         let named: Vec<&Kept> = match named {
             Some((name, namespace)) if all.len() > 1 => {
-                let fits = |kept: &&&Kept| {
-                    kept.workload_name == *name && kept.namespace == *namespace
-                };
+                let fits =
+                    |kept: &&&Kept| kept.workload_name == *name && kept.namespace == *namespace;
                 all.iter().filter(fits).copied().collect()
             }
             _ => Vec::new(),

@@ -83,8 +83,11 @@ fn clusters(resources: &Resources) -> String {
 fn routes(resources: &Resources) -> String {
     let chains = resources.destinations.iter().filter_map(|destination| destination.http.as_ref());
     let tables: Vec<&RouteTable> = chains.map(|chain| &chain.routes).collect();
-    let routes: Vec<_> =
-        tables.iter().flat_map(|table| &table.virtual_hosts).flat_map(|host| &host.routes).collect();
+    let routes: Vec<_> = tables
+        .iter()
+        .flat_map(|table| &table.virtual_hosts)
+        .flat_map(|host| &host.routes)
+        .collect();
     let never = routes.iter().filter(|route| route.matches.never.is_some()).count();
     let unavailable = routes
         .iter()
@@ -110,4 +113,3 @@ fn policies(resources: &Resources) -> usize {
     }
     count
 }
-

@@ -91,7 +91,9 @@ fn facts_of_the_listener() {
     assert_eq!(originate.port, 15008);
     assert_eq!(originate.idle_timeout, Some(seconds(3600)));
     assert!(!facts.baggage);
-    assert!(facts.stats.contains_key(&("direct-http".to_owned(), "http")) || !facts.stats.is_empty());
+    assert!(
+        facts.stats.contains_key(&("direct-http".to_owned(), "http")) || !facts.stats.is_empty()
+    );
     assert!(translated("multi-network").facts().baggage);
 }
 
@@ -175,8 +177,11 @@ fn hosts_of_several_networks() {
 #[test]
 fn pods_by_their_addresses() {
     let resources = translated("workload").resources();
-    let direct =
-        resources.destinations.iter().find(|destination| destination.name == "direct-http").unwrap();
+    let direct = resources
+        .destinations
+        .iter()
+        .find(|destination| destination.name == "direct-http")
+        .unwrap();
     assert_eq!((direct.port, direct.addresses.len()), (None, 2));
     assert!(direct.http.is_some() && direct.tcp.is_some());
     assert_eq!(direct.namespace, "wl");

@@ -1,6 +1,6 @@
 //! One mesh whose configuration changes: what did not change is neither read nor made again.
 
-use crate::recording::{settings, translated, updates};
+use crate::recording::{translated, updates};
 use cairn_router::spec::Resources;
 use cairn_xds::translate::{Counters, Translator};
 use std::collections::BTreeMap;
@@ -37,7 +37,7 @@ struct Walk {
 }
 
 /// What a step came to.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 struct Step {
     destinations: Difference,
     clusters: Difference,
@@ -85,18 +85,103 @@ impl Walk {
 }
 
 const APP: &str = "inbound-vip|80|http|app.plain.svc.cluster.local";
+const FRESH: &str = "inbound-vip|80|http|fresh.plain.svc.cluster.local";
+const LEGACY: &str = "inbound-vip|80|http|legacy.plain.svc.cluster.local";
 
-fn only(names: &[&str]) -> Difference {
-    let other = names.iter().map(|name| (*name).to_owned()).collect();
-    Difference { other, ..Difference::default() }
+fn none() -> Difference {
+    Difference::default()
 }
 
+fn came(name: &str) -> Difference {
+    Difference { came: vec![name.to_owned()], ..none() }
+}
+
+fn went(name: &str) -> Difference {
+    Difference { went: vec![name.to_owned()], ..none() }
+}
+
+fn other(name: &str) -> Difference {
+    Difference { other: vec![name.to_owned()], ..none() }
+}
+
+/// Nothing changed and nothing was read.
+fn nothing() -> Step {
+    Step {
+        destinations: none(),
+        clusters: none(),
+        sets: none(),
+        workloads: none(),
+        parsed: [0, 0, 0],
+        reused: [0, 0, 0],
+    }
+}
+
+/// What each step changed in the mesh, as `README.md` of the recordings has it.
 #[test]
 fn steps() {
+    let steps = [
+        ("an endpoint is not ready", Step { sets: other(APP), parsed: [0, 0, 1], ..nothing() }),
+        ("it is ready again", Step { sets: other(APP), parsed: [0, 0, 1], ..nothing() }),
+        (
+            // All listeners come again, and all clusters but those of other namespaces.
+            "an HTTPRoute is added",
+            Step { destinations: other(APP), parsed: [1, 0, 0], reused: [17, 21, 0], ..nothing() },
+        ),
+        (
+            "a DENY policy is added",
+            Step { destinations: other(APP), parsed: [1, 0, 0], reused: [17, 0, 0], ..nothing() },
+        ),
+        ("a client comes", Step { workloads: came("plain/client-2"), ..nothing() }),
+        (
+            // Everything comes again.
+            "a service is added",
+            Step {
+                destinations: came(FRESH),
+                clusters: came(FRESH),
+                sets: came(FRESH),
+                parsed: [1, 1, 1],
+                reused: [18, 26, 20],
+                ..nothing()
+            },
+        ),
+        (
+            // Its endpoints come once more, and are none.
+            "the service is deleted",
+            Step {
+                destinations: went(FRESH),
+                clusters: went(FRESH),
+                sets: went(FRESH),
+                parsed: [0, 0, 1],
+                reused: [18, 26, 20],
+                ..nothing()
+            },
+        ),
+        ("the client goes", Step { workloads: went("plain/client-2"), ..nothing() }),
+        (
+            "a service leaves the waypoint",
+            Step {
+                destinations: went(LEGACY),
+                clusters: went(LEGACY),
+                sets: went(LEGACY),
+                reused: [17, 25, 21],
+                ..nothing()
+            },
+        ),
+    ];
+    let mut walk = Walk::new();
+    for (number, (what, expected)) in steps.into_iter().enumerate() {
+        assert_eq!(walk.step(number + 1), expected, "step {}: {what}", number + 1);
+    }
+}
+
+/// Each step once more changes nothing: istiod repeats itself after every reconnect.
+#[test]
+fn a_step_that_comes_twice_changes_nothing() {
     let mut walk = Walk::new();
     for number in 1..=9 {
-        let step = walk.step(number);
-        println!("{number}: {step:#?}");
+        walk.step(number);
+        let Step { destinations, clusters, sets, workloads, parsed, reused: _ } = walk.step(number);
+        assert_eq!([destinations, clusters, sets, workloads], [none(), none(), none(), none()]);
+        assert_eq!(parsed, [0, 0, 0], "step {number}");
     }
-    let _ = (APP, only(&[]), settings("plain"));
 }

@@ -60,8 +60,7 @@ fn http_settings() {
     assert_eq!(chain.idle_timeout, Some(Duration::from_secs(33)));
     assert_eq!(chain.upgrades, ["websocket"]);
     // Inside a tunnel there is no certificate to put in.
-    manager.forward_client_cert_details =
-        settings::ForwardClientCertDetails::SanitizeSet as i32;
+    manager.forward_client_cert_details = settings::ForwardClientCertDetails::SanitizeSet as i32;
     assert_eq!(http(&manager).forwarded_client_cert, ForwardedClientCert::Sanitize);
 }
 
@@ -149,7 +148,9 @@ fn settings_in_a_security_position_close_the_chain() {
                 ..core::HttpProtocolOptions::default()
             });
         }),
-        ("path", |of| of.path_normalization_options = Some(settings::PathNormalizationOptions::default())),
+        ("path", |of| {
+            of.path_normalization_options = Some(settings::PathNormalizationOptions::default())
+        }),
         ("rds", |of| {
             of.route_specifier = Some(settings::RouteSpecifier::Rds(hcm::Rds::default()));
         }),
@@ -163,7 +164,9 @@ fn settings_in_a_security_position_close_the_chain() {
 
 #[test]
 fn xfcc_by_header_mutation() {
-    use pb::envoy::config::common::mutation_rules::v3::{HeaderMutation as Change, header_mutation};
+    use pb::envoy::config::common::mutation_rules::v3::{
+        HeaderMutation as Change, header_mutation,
+    };
     use pb::envoy::extensions::filters::http::header_mutation::v3::{HeaderMutation, Mutations};
     let value = "By=%FILTER_STATE(io.istio.local_principal:PLAIN)%;URI=%FILTER_STATE(io.istio.peer_principal:PLAIN)%";
     let put = core::HeaderValueOption {
@@ -234,7 +237,10 @@ fn tcp_chains() {
         network_filter("tcp", pack(&config)),
     ]);
     assert_eq!(chain.broken, None);
-    assert_eq!((chain.idle_timeout, chain.max_duration), (Some(Duration::from_secs(30)), Some(Duration::from_secs(600))));
+    assert_eq!(
+        (chain.idle_timeout, chain.max_duration),
+        (Some(Duration::from_secs(30)), Some(Duration::from_secs(600)))
+    );
     let clusters: Vec<_> = chain.clusters.iter().map(|of| (of.name.as_str(), of.weight)).collect();
     assert_eq!(clusters, [("a", 80), ("b", 20)]);
 }
@@ -245,18 +251,27 @@ fn tcp_chains_that_are_closed() {
     let other = |kind: &str| network_filter("other", any(kind, vec![]));
     for (what, filters) in [
         ("unknown", vec![other("example.Own"), tcp_proxy()]),
-        ("ext_authz", vec![other("envoy.extensions.filters.network.ext_authz.v3.ExtAuthz"), tcp_proxy()]),
+        (
+            "ext_authz",
+            vec![other("envoy.extensions.filters.network.ext_authz.v3.ExtAuthz"), tcp_proxy()],
+        ),
         ("no end", vec![network_filter("istio.stats", any("stats.PluginConfig", vec![]))]),
         ("behind the end", vec![tcp_proxy(), tcp_proxy()]),
         ("nothing", vec![]),
-        ("no settings", vec![listener::Filter { name: "x".to_owned(), config_type: None }, tcp_proxy()]),
-        ("tunnel", vec![network_filter(
-            "tcp",
-            pack(&proxy::TcpProxy {
-                tunneling_config: Some(proxy::tcp_proxy::TunnelingConfig::default()),
-                ..proxied()
-            }),
-        )]),
+        (
+            "no settings",
+            vec![listener::Filter { name: "x".to_owned(), config_type: None }, tcp_proxy()],
+        ),
+        (
+            "tunnel",
+            vec![network_filter(
+                "tcp",
+                pack(&proxy::TcpProxy {
+                    tunneling_config: Some(proxy::tcp_proxy::TunnelingConfig::default()),
+                    ..proxied()
+                }),
+            )],
+        ),
     ] {
         assert!(tcp(filters).broken.is_some(), "{what}");
     }

@@ -7,8 +7,8 @@ use cairn_router::spec::{Cluster, ClusterProtocol, EndpointTransport, LbPolicy};
 use cairn_xds::feed::Kind;
 use pb::envoy::config::cluster::v3 as cluster;
 use pb::envoy::config::cluster::v3::cluster::{
-    ClusterDiscoveryType, CustomClusterType, DiscoveryType, EdsClusterConfig, LbConfig, LbPolicy as Lb,
-    OriginalDstLbConfig,
+    ClusterDiscoveryType, CustomClusterType, DiscoveryType, EdsClusterConfig, LbConfig,
+    LbPolicy as Lb, OriginalDstLbConfig,
 };
 use pb::envoy::config::core::v3 as core;
 use pb::envoy::config::endpoint::v3 as endpoint;
@@ -178,7 +178,8 @@ fn where_endpoints_come_from() {
         .0
     };
     let port = Some(UInt32Value { value: 8080 });
-    let plain = original(OriginalDstLbConfig { upstream_port_override: port, ..Default::default() });
+    let plain =
+        original(OriginalDstLbConfig { upstream_port_override: port, ..Default::default() });
     let to = plain.original_destination.unwrap();
     assert_eq!((to.transport, to.port), (EndpointTransport::Plain, Some(8080)));
     let named = OriginalDstLbConfig { use_http_header: true, ..Default::default() };
@@ -193,8 +194,7 @@ fn socket(name: &str, config: Any) -> core::TransportSocket {
 }
 
 fn wrapped(inner: core::TransportSocket) -> core::TransportSocket {
-    let config =
-        InternalUpstreamTransport { transport_socket: Some(inner), ..Default::default() };
+    let config = InternalUpstreamTransport { transport_socket: Some(inner), ..Default::default() };
     socket("internal_upstream", pack(&config))
 }
 
@@ -231,12 +231,54 @@ fn with_tls(context: tls::UpstreamTlsContext) -> Cluster {
     of(move |of| of.transport_socket = Some(wrapped(socket("tls", pack(&context))))).0
 }
 
+/// Each level is an `Any` of its own, which no bound on the depth of messages counts.
+#[test]
+fn transports_in_transports_do_not_exhaust_the_stack() {
+    let mut inner =
+        socket("raw", any("envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer", vec![]));
+    let (cluster, _) = of(|of| of.transport_socket = Some(wrapped(inner.clone())));
+    assert_eq!((cluster.broken, cluster.tls), (None, None));
+    for _ in 0..1_000 {
+        inner = wrapped(inner);
+    }
+    let reason = broken(move |of| of.transport_socket = Some(inner));
+    assert!(reason.contains("an internal transport in another"), "{reason}");
+}
+
+#[test]
+fn versions_of_tls() {
+    use tls::tls_parameters::TlsProtocol;
+    let with = |params: tls::TlsParameters| {
+        let mut context = origination("file-root:/ca.pem", "app.example", &[]);
+        context.common_tls_context.as_mut().unwrap().tls_params = Some(params);
+        with_tls(context)
+    };
+    let minimum = |version: TlsProtocol| {
+        with(tls::TlsParameters {
+            tls_minimum_protocol_version: version as i32,
+            ..Default::default()
+        })
+    };
+    assert!(minimum(TlsProtocol::TlSv13).tls.unwrap().tls13_only);
+    assert!(!minimum(TlsProtocol::TlSv12).tls.unwrap().tls13_only);
+    let old = TlsProtocol::TlSv11 as i32;
+    let params = tls::TlsParameters { tls_maximum_protocol_version: old, ..Default::default() };
+    assert!(with(params).broken.is_some());
+    let ciphers = vec!["ECDHE-RSA-AES128-GCM-SHA256".to_owned()];
+    assert!(
+        with(tls::TlsParameters { cipher_suites: ciphers, ..Default::default() }).broken.is_some()
+    );
+}
+
 #[test]
 fn tls_with_files_and_the_systems_cas() {
     let cluster = with_tls(origination("file-root:/ca.pem", "app.example", &["a.example"]));
     assert_eq!(cluster.broken, None);
     let tls = cluster.tls.unwrap();
-    assert_eq!((tls.sni.as_deref(), tls.ca_file.as_deref()), (Some("app.example"), Some("/ca.pem")));
+    assert_eq!(
+        (tls.sni.as_deref(), tls.ca_file.as_deref()),
+        (Some("app.example"), Some("/ca.pem"))
+    );
     assert_eq!(tls.sans, ["a.example"]);
     let mut mutual = origination("file-root:system", "app.example", &[]);
     mutual.common_tls_context.as_mut().unwrap().tls_certificate_sds_secret_configs =
@@ -303,7 +345,9 @@ fn what_closes_a_cluster() {
         ("tree", |of| of.transport_socket_matcher = Some(Default::default())),
         ("subsets", |of| of.lb_subset_config = Some(Default::default())),
         ("extension", |of| of.upstream_config = Some(Default::default())),
-        ("filter", |of| of.filters.push(cluster::Filter { name: "x".to_owned(), ..Default::default() })),
+        ("filter", |of| {
+            of.filters.push(cluster::Filter { name: "x".to_owned(), ..Default::default() })
+        }),
         ("proxy protocol", |of| {
             let kind = "envoy.extensions.transport_sockets.proxy_protocol.v3.ProxyProtocolUpstreamTransport";
             of.transport_socket = Some(wrapped(socket("p", any(kind, vec![]))));

@@ -37,9 +37,8 @@ fn internal(listener: &str, local: &str) -> endpoint::LbEndpoint {
         .collect(),
         ..Default::default()
     };
-    let address = core::Address {
-        address: Some(core::address::Address::EnvoyInternalAddress(address)),
-    };
+    let address =
+        core::Address { address: Some(core::address::Address::EnvoyInternalAddress(address)) };
     endpoint::LbEndpoint { metadata: Some(metadata), ..at(address) }
 }
 
@@ -125,8 +124,11 @@ fn plain_and_tunnelled() {
     other.name = "other".to_owned();
     apply(&mut translator, Kind::Workload, "o", other.encode_to_vec());
     assert!(Arc::ptr_eq(&set(&translator), &after));
-    let gone =
-        cairn_xds::feed::Update { kind: Kind::Workload, changed: vec![], removed: vec!["w".into()] };
+    let gone = cairn_xds::feed::Update {
+        kind: Kind::Workload,
+        changed: vec![],
+        removed: vec!["w".into()],
+    };
     translator.apply(gone).unwrap();
     assert!(set(&translator).endpoints[0].identities.is_empty());
 }
@@ -216,8 +218,11 @@ fn health_priority_and_weight() {
     heavy.load_balancing_weight = weight(3);
     let mut first = locality(vec![heavy, plain("10.0.0.7", 80)]);
     first.load_balancing_weight = weight(80);
-    first.locality =
-        Some(core::Locality { region: "r1".to_owned(), zone: "z1".to_owned(), ..Default::default() });
+    first.locality = Some(core::Locality {
+        region: "r1".to_owned(),
+        zone: "z1".to_owned(),
+        ..Default::default()
+    });
     let mut second = locality(vec![plain("10.0.0.8", 80)]);
     second.load_balancing_weight = weight(20);
     second.priority = 0;
@@ -265,9 +270,7 @@ fn ways_to_endpoints_by_labels() {
     ];
     let labelled = |mut endpoint: endpoint::LbEndpoint, labels: &[(&str, &str)]| {
         let metadata = endpoint.metadata.get_or_insert_default();
-        metadata
-            .filter_metadata
-            .insert("envoy.transport_socket_match".to_owned(), texts(labels));
+        metadata.filter_metadata.insert("envoy.transport_socket_match".to_owned(), texts(labels));
         endpoint
     };
     let body = listed(vec![locality(vec![
@@ -315,4 +318,25 @@ fn a_list_that_does_not_decode_keeps_the_last_one() {
     let other = resource(Kind::Cluster, "c", vec![]);
     let rejected = translator.apply(update(Kind::Endpoints, vec![other])).unwrap_err();
     assert!(rejected.detail.contains("Cluster"), "{rejected}");
+}
+
+/// The administration pages are at loopback: no endpoint of anybody's leads there.
+#[test]
+fn endpoints_at_loopback_are_left_out() {
+    let ours = ["127.0.0.1", "127.8.8.8", "::1", "::ffff:127.0.0.1"];
+    let endpoints = || {
+        let plain = ours.iter().map(|address| plain(address, 15000));
+        plain.chain([tunnelled("127.0.0.1:80"), self::plain("10.1.1.1", 80)]).collect()
+    };
+    for (allowed, expected) in [(false, 1), (true, 6)] {
+        let settings = Settings { loopback_endpoints: allowed, ..Settings::default() };
+        let mut translator = Translator::new(settings);
+        let cluster = resource(Kind::Cluster, "c", eds("c").encode_to_vec());
+        translator.apply(update(Kind::Cluster, vec![cluster])).unwrap();
+        let list = resource(Kind::Endpoints, "c", listed(vec![locality(endpoints())]));
+        translator.apply(update(Kind::Endpoints, vec![list])).unwrap();
+        let resources = translator.resources();
+        assert_eq!(resources.endpoints[0].endpoints.len(), expected);
+        assert_eq!(translator.unsupported().len(), 6 - expected);
+    }
 }

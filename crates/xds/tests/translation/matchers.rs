@@ -131,8 +131,7 @@ fn what_is_not_understood_is_closed_or_not_reachable() {
         ("another kind", sniffed(TCP, Some(CHAIN))),
         ("nothing", OnMatch::default()),
     ] {
-        let destination =
-            one(addresses(vec![range("10.0.0.1", 32, ports(vec![("80", leads)]))]));
+        let destination = one(addresses(vec![range("10.0.0.1", 32, ports(vec![("80", leads)]))]));
         assert!(!is_open(&destination), "{what}: {destination:?}");
         assert_eq!(destination.port, Some(80), "{what}");
     }

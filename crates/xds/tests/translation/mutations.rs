@@ -40,9 +40,8 @@ static RECORDED: LazyLock<Vec<(Kind, Vec<cairn_xds::feed::Resource>)>> = LazyLoc
                 .unwrap();
             let response = DeltaDiscoveryResponse::decode(bytes.as_slice()).unwrap();
             let resources = response.resources.into_iter().take(40);
-            let resources = resources
-                .map(|of| resource(kind, &of.name, of.resource.unwrap().value))
-                .collect();
+            let resources =
+                resources.map(|of| resource(kind, &of.name, of.resource.unwrap().value)).collect();
             all.push((kind, resources));
         }
     }

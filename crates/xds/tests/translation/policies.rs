@@ -104,7 +104,8 @@ fn permissions() {
         of_permission(Rule::UriTemplate(extension)),
         Permission::PathTemplate("/a/*/b".to_owned())
     );
-    let Permission::DestinationIp(network) = of_permission(Rule::DestinationIp(cidr("10.0.0.0", 8)))
+    let Permission::DestinationIp(network) =
+        of_permission(Rule::DestinationIp(cidr("10.0.0.0", 8)))
     else {
         panic!()
     };
@@ -112,7 +113,10 @@ fn permissions() {
     let host = route::HeaderMatcher {
         name: ":authority".to_owned(),
         header_match_specifier: Some(route::header_matcher::HeaderMatchSpecifier::StringMatch(
-            types::StringMatcher { ignore_case: true, ..string(MatchPattern::Exact("App".to_owned())) },
+            types::StringMatcher {
+                ignore_case: true,
+                ..string(MatchPattern::Exact("App".to_owned()))
+            },
         )),
         ..route::HeaderMatcher::default()
     };
@@ -188,7 +192,8 @@ fn what_cannot_be_decided() {
 
 #[test]
 fn rules_of_tcp_chains() {
-    let everybody = policy(vec![permission(Rule::Any(true))], vec![principal(Identifier::Any(true))]);
+    let everybody =
+        policy(vec![permission(Rule::Any(true))], vec![principal(Identifier::Any(true))]);
     let of = |config: &NetworkRbac| {
         let proxied = proxy::TcpProxy {
             cluster_specifier: Some(proxy::tcp_proxy::ClusterSpecifier::Cluster("c".to_owned())),
@@ -239,11 +244,7 @@ fn a_policy_that_does_not_decode_is_refused() {
     manager.http_filters.insert(0, http_filter("rbac", bad));
     let mut translator = translator();
     let listener = main_internal(vec![http_chain(&manager)], at_app());
-    let bad = resource(
-        cairn_xds::feed::Kind::Listener,
-        "main_internal",
-        listener.encode_to_vec(),
-    );
+    let bad = resource(cairn_xds::feed::Kind::Listener, "main_internal", listener.encode_to_vec());
     translator.apply(update(cairn_xds::feed::Kind::Listener, vec![bad])).unwrap_err();
     let resources = translator.resources();
     assert!(resources.destinations[0].tcp.as_ref().unwrap().broken.is_some());

@@ -81,10 +81,18 @@ fn conditions_that_are_not_understood_never_match() {
     type Change = fn(&mut route::RouteMatch);
     let changes: [(&str, Change); 12] = [
         ("no path", |of| of.path_specifier = None),
-        ("connect", |of| of.path_specifier = Some(PathSpecifier::ConnectMatcher(Default::default()))),
-        ("template", |of| of.path_specifier = Some(PathSpecifier::PathMatchPolicy(Default::default()))),
-        ("query in the path", |of| of.path_specifier = Some(PathSpecifier::Path("/a?b".to_owned()))),
-        ("separated", |of| of.path_specifier = Some(PathSpecifier::PathSeparatedPrefix("/".to_owned()))),
+        ("connect", |of| {
+            of.path_specifier = Some(PathSpecifier::ConnectMatcher(Default::default()))
+        }),
+        ("template", |of| {
+            of.path_specifier = Some(PathSpecifier::PathMatchPolicy(Default::default()))
+        }),
+        ("query in the path", |of| {
+            of.path_specifier = Some(PathSpecifier::Path("/a?b".to_owned()))
+        }),
+        ("separated", |of| {
+            of.path_specifier = Some(PathSpecifier::PathSeparatedPrefix("/".to_owned()))
+        }),
         ("claims", |of| of.dynamic_metadata.push(Default::default())),
         ("filter state", |of| of.filter_state.push(Default::default())),
         ("cookies", |of| of.cookies.push(Default::default())),
@@ -137,7 +145,8 @@ fn fields_that_are_not_known() {
         manager.route_specifier = None;
         let mut manager = manager.encode_to_vec();
         manager.extend(field(4, &field(2, &host)));
-        let hcm = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
+        let hcm =
+            "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
         let (_, destination) = of_chain(chain(vec![network_filter("hcm", any(hcm, manager))]));
         let chain = destination.http.clone().unwrap();
         assert_eq!(chain.broken, None);
@@ -233,9 +242,11 @@ fn splits() {
     };
     let split = |clusters: Vec<ClusterWeight>| {
         forwarding(|action| {
-            action.cluster_specifier = Some(ClusterSpecifier::WeightedClusters(
-                route::WeightedCluster { clusters, ..Default::default() },
-            ));
+            action.cluster_specifier =
+                Some(ClusterSpecifier::WeightedClusters(route::WeightedCluster {
+                    clusters,
+                    ..Default::default()
+                }));
         })
     };
     let forward = split(vec![of("a", 90), of("b", 10)]).route.unwrap();
@@ -269,10 +280,7 @@ fn retries() {
     assert!(policy.avoid_previous_hosts && policy.host_selection_attempts == 5);
     let none = UInt32Value { value: 0 };
     assert_eq!(retry(route::RetryPolicy { num_retries: Some(none), ..of.clone() }), None);
-    let some = route::RetryPolicy {
-        retriable_request_headers: vec![Default::default()],
-        ..of
-    };
+    let some = route::RetryPolicy { retriable_request_headers: vec![Default::default()], ..of };
     assert_eq!(retry(some), None, "only some requests may be retried");
 }
 
@@ -281,7 +289,9 @@ fn actions_that_are_not_understood_answer_503() {
     type Change = fn(&mut route::RouteAction);
     let changes: [(&str, Change); 9] = [
         ("no cluster", |of| of.cluster_specifier = None),
-        ("by header", |of| of.cluster_specifier = Some(ClusterSpecifier::ClusterHeader("x".to_owned()))),
+        ("by header", |of| {
+            of.cluster_specifier = Some(ClusterSpecifier::ClusterHeader("x".to_owned()))
+        }),
         ("plug-in", |of| {
             of.cluster_specifier = Some(ClusterSpecifier::ClusterSpecifierPlugin("x".to_owned()));
         }),
@@ -347,7 +357,9 @@ fn redirects() {
             of.path_rewrite_specifier =
                 Some(PathRewriteSpecifier::PathRewrite("%REQ(X)%".to_owned()));
         },
-        |of| of.path_rewrite_specifier = Some(PathRewriteSpecifier::RegexRewrite(Default::default())),
+        |of| {
+            of.path_rewrite_specifier = Some(PathRewriteSpecifier::RegexRewrite(Default::default()))
+        },
     ] {
         assert!(is_unavailable(&redirect(change)));
     }
@@ -358,7 +370,8 @@ fn direct_responses() {
     let respond = |status: u32, specifier: Option<core::data_source::Specifier>| {
         doing(Action::DirectResponse(route::DirectResponseAction {
             status,
-            body: specifier.map(|of| core::DataSource { specifier: Some(of), ..Default::default() }),
+            body: specifier
+                .map(|of| core::DataSource { specifier: Some(of), ..Default::default() }),
             ..Default::default()
         }))
     };
@@ -439,7 +452,8 @@ fn settings_of_other_filters() {
     assert!(route.fault.is_none() && route.route.is_some());
     // The router is in the chain; what a route wants of it is not known.
     assert!(is_unavailable(&overridden("router", off)));
-    let session = any("envoy.extensions.filters.http.stateful_session.v3.StatefulSessionPerRoute", vec![]);
+    let session =
+        any("envoy.extensions.filters.http.stateful_session.v3.StatefulSessionPerRoute", vec![]);
     assert!(overridden("envoy.filters.http.stateful_session", session).route.is_some());
 }
 

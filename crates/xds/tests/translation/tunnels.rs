@@ -19,7 +19,10 @@ fn string(pattern: types::string_matcher::MatchPattern) -> types::StringMatcher 
     types::StringMatcher { match_pattern: Some(pattern), ignore_case: false }
 }
 
-fn san(kind: tls::subject_alt_name_matcher::SanType, pattern: types::string_matcher::MatchPattern) -> tls::SubjectAltNameMatcher {
+fn san(
+    kind: tls::subject_alt_name_matcher::SanType,
+    pattern: types::string_matcher::MatchPattern,
+) -> tls::SubjectAltNameMatcher {
     tls::SubjectAltNameMatcher {
         san_type: kind as i32,
         matcher: Some(string(pattern)),
@@ -182,7 +185,9 @@ fn state_that_is_not_known_closes_everything() {
             key: Some(state::filter_state_value::Key::ObjectKey(key.to_owned())),
             value: Some(state::filter_state_value::Value::FormatString(
                 core::SubstitutionFormatString {
-                    format: Some(core::substitution_format_string::Format::TextFormatSource(source)),
+                    format: Some(core::substitution_format_string::Format::TextFormatSource(
+                        source,
+                    )),
                     ..core::SubstitutionFormatString::default()
                 },
             )),
@@ -200,10 +205,12 @@ fn state_that_is_not_known_closes_everything() {
 fn policies_of_tunnels() {
     use pb::envoy::extensions::filters::http::rbac::v3::Rbac;
     let principal = |identifier| rbac::Principal { identifier: Some(identifier) };
-    let name = string(types::string_matcher::MatchPattern::Exact("spiffe://td/ns/a/sa/b".to_owned()));
-    let authenticated = principal(rbac::principal::Identifier::Authenticated(
-        rbac::principal::Authenticated { principal_name: Some(name) },
-    ));
+    let name =
+        string(types::string_matcher::MatchPattern::Exact("spiffe://td/ns/a/sa/b".to_owned()));
+    let authenticated =
+        principal(rbac::principal::Identifier::Authenticated(rbac::principal::Authenticated {
+            principal_name: Some(name),
+        }));
     let policy = rbac::Policy {
         permissions: vec![rbac::Permission { rule: Some(rbac::permission::Rule::Any(true)) }],
         principals: vec![authenticated],

@@ -13,7 +13,9 @@ use pb::envoy::extensions::filters::network::http_connection_manager::v3::http_c
 use pb::google::protobuf::{Any, StringValue};
 use pb::xds::core::v3 as xds_core;
 use pb::xds::r#type::matcher::v3 as matcher;
-use pb::xds::r#type::matcher::v3::matcher::{MatcherTree, MatcherType, OnMatch, matcher_tree, on_match};
+use pb::xds::r#type::matcher::v3::matcher::{
+    MatcherTree, MatcherType, OnMatch, matcher_tree, on_match,
+};
 use std::sync::Arc;
 
 pub const CHAIN: &str = "inbound-vip|80|http|app.shop.svc.cluster.local";
@@ -140,10 +142,7 @@ pub fn action(name: &str) -> OnMatch {
 }
 
 pub fn then(matcher: matcher::Matcher) -> OnMatch {
-    OnMatch {
-        on_match: Some(on_match::OnMatch::Matcher(Box::new(matcher))),
-        ..OnMatch::default()
-    }
+    OnMatch { on_match: Some(on_match::OnMatch::Matcher(Box::new(matcher))), ..OnMatch::default() }
 }
 
 pub fn exact(input: &str, pairs: Vec<(&str, OnMatch)>, other: Option<OnMatch>) -> matcher::Matcher {
@@ -152,11 +151,7 @@ pub fn exact(input: &str, pairs: Vec<(&str, OnMatch)>, other: Option<OnMatch>) -
     of_tree(input, tree, other)
 }
 
-fn of_tree(
-    input: &str,
-    tree: matcher_tree::TreeType,
-    other: Option<OnMatch>,
-) -> matcher::Matcher {
+fn of_tree(input: &str, tree: matcher_tree::TreeType, other: Option<OnMatch>) -> matcher::Matcher {
     let kind = format!("envoy.extensions.matching.common_inputs.network.v3.{input}");
     matcher::Matcher {
         matcher_type: Some(MatcherType::MatcherTree(MatcherTree {
@@ -196,11 +191,10 @@ pub fn range(address: &str, length: u32, then: OnMatch) -> IpRangeMatcher {
 }
 
 pub fn addresses(ranges: Vec<IpRangeMatcher>) -> matcher::Matcher {
-    let config = any(
-        "xds.type.matcher.v3.IPMatcher",
-        IpMatcher { range_matchers: ranges }.encode_to_vec(),
-    );
-    let custom = xds_core::TypedExtensionConfig { name: "ip".to_owned(), typed_config: Some(config) };
+    let config =
+        any("xds.type.matcher.v3.IPMatcher", IpMatcher { range_matchers: ranges }.encode_to_vec());
+    let custom =
+        xds_core::TypedExtensionConfig { name: "ip".to_owned(), typed_config: Some(config) };
     of_tree("DestinationIPInput", matcher_tree::TreeType::CustomMatch(custom), None)
 }
 

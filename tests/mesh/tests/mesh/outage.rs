@@ -47,14 +47,26 @@ async fn follows(world: &World, mark: &str) {
     .await;
 }
 
+/// Workloads that Cairn holds, by its metrics.
+async fn workloads(world: &World) -> usize {
+    let page = world.waypoint.admin("/stats/prometheus").await.text();
+    let line = page.lines().find(|line| line.starts_with("cairn_xds_resources{type=\"wds\"}"));
+    line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap()
+}
+
 pub async fn istiod(world: &mut World) {
+    let held = workloads(world).await;
+    world.lab.add_client("shop", "leaving", "10.244.1.40").await;
+    eventually("the workload is known", async || workloads(world).await == held + 1).await;
     let load = Load::start(&world.client, world.talk(&world.web).target(), 4);
     load.more(20).await;
     world.lab.plane.kill_istiod().await;
     load.more(MEANWHILE).await;
     assert_eq!(world.talk(&world.web).status("/").await, "200", "new connections are served");
+    world.lab.plane.kube.delete(&objects::pod("shop", "leaving", "leaving", &[])).await;
     world.lab.plane.start_istiod().await;
     eventually("Cairn connects again", async || connected(&world.lab.plane).await).await;
+    eventually("who left meanwhile is forgotten", async || workloads(world).await == held).await;
     follows(world, "outage").await;
     nothing_failed(load).await;
 }

@@ -137,7 +137,8 @@ impl Talk {
         };
         self.shared.record.lock().unwrap().requests.push(asked.clone());
         if !self.introduced {
-            let node = request.node.ok_or(Some(Status::invalid_argument("missing node information")))?;
+            let node =
+                request.node.ok_or(Some(Status::invalid_argument("missing node information")))?;
             self.introduce(node)?;
         }
         let Asked { type_url, subscribe, unsubscribe, versions, nonce, error, .. } = asked;

@@ -10,6 +10,7 @@ mod discovery;
 mod record;
 mod resources;
 mod server;
+pub mod shapes;
 mod world;
 
 use std::collections::BTreeSet;
@@ -54,7 +55,8 @@ impl FakeIstiod {
     /// Starts one on a free port of the loopback address, without resources.
     pub async fn start() -> Self {
         let shared = Arc::new(Shared::new());
-        let server = Server::start(SocketAddr::from(([127, 0, 0, 1], 0)), Arc::clone(&shared)).await;
+        let server =
+            Server::start(SocketAddr::from(([127, 0, 0, 1], 0)), Arc::clone(&shared)).await;
         let fake = FakeIstiod {
             address: server.address(),
             server: Some(server),
@@ -111,6 +113,12 @@ impl FakeIstiod {
     /// Changes what later clients get, and tells nobody: as when a push is lost with its stream.
     pub fn set_silently(&self, kind: Kind, resources: Vec<Resource>) {
         self.shared.world.lock().unwrap().replace(kind, resources);
+    }
+
+    /// Says that these are gone, which they are not: who asks for them gets them.
+    pub fn remove_once(&self, kind: Kind, names: &[&str]) {
+        let removed = names.iter().map(|name| (*name).to_owned()).collect();
+        self.shared.announce(Event::Push { kind, changed: Vec::new(), removed });
     }
 
     fn change(&self, kind: Kind, changed: Vec<Resource>, removed: Vec<String>) {

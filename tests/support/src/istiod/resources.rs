@@ -77,11 +77,8 @@ pub fn assignment(name: &str, ports: &[u16]) -> Resource {
 
 /// A listener with this name; `padding` bytes make it larger.
 pub fn listener(name: &str, padding: usize) -> Resource {
-    let listener = Listener {
-        name: name.to_owned(),
-        stat_prefix: "x".repeat(padding),
-        ..Listener::default()
-    };
+    let listener =
+        Listener { name: name.to_owned(), stat_prefix: "x".repeat(padding), ..Listener::default() };
     resource(Kind::Listener, name, "", listener.encode_to_vec())
 }
 
@@ -92,7 +89,7 @@ pub fn workload(namespace: &str, name: &str, address: Ipv4Addr, version: &str) -
         uid: uid.clone(),
         name: name.to_owned(),
         namespace: namespace.to_owned(),
-        addresses: vec![address.octets().to_vec().into()],
+        addresses: vec![address.octets().to_vec()],
         service_account: name.to_owned(),
         ..Workload::default()
     };

@@ -74,9 +74,10 @@ impl Server {
 async fn accept(
     listener: TcpListener,
     shared: Arc<Shared>,
-    mut orders: watch::Receiver<Orders>,
+    orders: watch::Receiver<Orders>,
     alive: mpsc::Sender<()>,
 ) {
+    let mut heard = orders.clone();
     loop {
         tokio::select! {
             accepted = listener.accept() => {
@@ -88,7 +89,7 @@ async fn accept(
                     drop(alive);
                 });
             }
-            stopped = orders.wait_for(|orders| orders.stop) => {
+            stopped = heard.wait_for(|orders| orders.stop) => {
                 drop(stopped);
                 return;
             }
@@ -119,8 +120,9 @@ async fn serve(stream: TcpStream, shared: Arc<Shared>, mut orders: watch::Receiv
         record.certificates.extend(certificate.clone());
     }
     let caller = Caller { certificate };
-    let discovery = AggregatedDiscoveryServiceServer::new(Discovery { shared: Arc::clone(&shared) })
-        .max_decoding_message_size(MAX_REQUEST_BYTES);
+    let discovery =
+        AggregatedDiscoveryServiceServer::new(Discovery { shared: Arc::clone(&shared) })
+            .max_decoding_message_size(MAX_REQUEST_BYTES);
     let certificates = IstioCertificateServiceServer::new(Certificates { shared });
     let routes = Routes::new(discovery).add_service(certificates).prepare();
     let service = service_fn(move |mut request: Request<Incoming>| {

@@ -83,8 +83,8 @@ pub fn list(filter: &str) -> String {
     let mut text = "active loggers:\n".to_owned();
     for target in TARGETS {
         let own = directives(filter).filter_map(|directive| directive.split_once('='));
-        let own = own.filter(|(name, _)| *name == target).filter_map(|(_, own)| level(own));
-        text.push_str(&format!("  {target}: {}\n", own.last().unwrap_or(general)));
+        let mut own = own.filter(|(name, _)| *name == target).filter_map(|(_, own)| level(own));
+        text.push_str(&format!("  {target}: {}\n", own.next_back().unwrap_or(general)));
     }
     text
 }

@@ -193,10 +193,12 @@ impl EnvoyPages {
     }
 
     fn unsupported(&self) -> Page {
-        let list = (self.view.unsupported)();
-        let list = list.iter().map(|one| {
+        let (closed, other) = ((self.view.unsupported)(), (self.view.degraded)());
+        let closed = closed.iter().map(|one| (one, "fails closed"));
+        let list = closed.chain(other.iter().map(|one| (one, "done in another way")));
+        let list = list.map(|(one, effect)| {
             serde_json::json!({
-                "kind": one.kind.to_string(), "name": one.name, "reason": one.reason
+                "kind": one.kind, "name": one.name, "effect": effect, "reason": one.reason
             })
         });
         json(format!("{:#}\n", serde_json::Value::Array(list.collect())))

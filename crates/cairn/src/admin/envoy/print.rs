@@ -17,8 +17,9 @@ use serde::ser::{Error, Serialize, SerializeMap, SerializeSeq, Serializer};
 
 /// In the place of a secret.
 const REDACTED: &str = "[redacted]";
-/// `Any` in `Any` is followed so deep; what is deeper is printed as bytes.
-const MAX_DEPTH: u16 = 64;
+/// Messages in messages are followed so deep; an `Any` that is deeper is printed as bytes. What is in the last one may
+/// be as deep again, which is what protobuf's decoder admits: printing calls itself no deeper than the stack bears.
+const MAX_DEPTH: u16 = 100;
 
 /// A message to be printed.
 #[derive(Clone, Copy)]
@@ -66,7 +67,7 @@ impl<'a> Printed<'a> {
     fn fields<M: SerializeMap>(&self, map: &mut M) -> Result<(), M::Error> {
         for (field, value) in self.message.fields() {
             let redact = self.how.redact || is_sensitive(field.full_name());
-            let how = How { redact, ..self.how };
+            let how = How { redact, depth: self.how.depth.saturating_add(1) };
             map.serialize_entry(
                 field.name(),
                 &PrintedField { types: self.types, field: &field, value, how },

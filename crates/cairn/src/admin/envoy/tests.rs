@@ -99,6 +99,7 @@ fn view(theme: &str, done: &Arc<Mutex<Vec<String>>>) -> AdminView {
         logging: Logging::start(LogFormat::Text, "off").unwrap(),
         stats: Box::new(|| vec![("control_plane.connected_state".to_owned(), 1)]),
         unsupported: Box::new(move || unsupported.clone()),
+        degraded: Box::new(Vec::new),
         actions: Actions {
             fail_health: Box::new(move |fail| health.lock().push(format!("fail {fail}"))),
             drain_listeners: Box::new(note("drain")),

@@ -35,6 +35,8 @@ pub struct AdminView {
     pub stats: Box<dyn Fn() -> Vec<(String, u64)> + Send + Sync>,
     /// What istiod sent and is not supported.
     pub unsupported: Box<dyn Fn() -> Vec<Unsupported> + Send + Sync>,
+    /// What is done in another way than asked for.
+    pub degraded: Box<dyn Fn() -> Vec<Unsupported> + Send + Sync>,
     /// What the pages can be told to do.
     pub actions: Actions,
 }

@@ -7,8 +7,10 @@ use crate::waypoint::args::Args;
 const DEPLOYMENT: &str = include_str!("../../../../../tests/data/rendered/deploy.json");
 /// What nodes that istiod accepted have sent.
 const PLAIN: &str = include_str!("../../../../../tests/data/rendered/node-plain.json");
-const MULTI_NETWORK: &str = include_str!("../../../../../tests/data/rendered/node-multi-network.json");
-const PROXY_CONFIG: &str = include_str!("../../../../../tests/data/rendered/node-proxy-config.json");
+const MULTI_NETWORK: &str =
+    include_str!("../../../../../tests/data/rendered/node-multi-network.json");
+const PROXY_CONFIG: &str =
+    include_str!("../../../../../tests/data/rendered/node-proxy-config.json");
 
 /// The environment as kubelet makes it of the Deployment.
 fn rendered() -> Environment {
@@ -125,7 +127,8 @@ fn what_an_envoy_waypoint_says_besides_is_said_too() {
 
 #[test]
 fn a_pod_without_its_gateway_is_refused() {
-    for labels in [None, Some("app=\"x\"\n"), Some("gateway.networking.k8s.io/gateway-name=\"\"\n")] {
+    for labels in [None, Some("app=\"x\"\n"), Some("gateway.networking.k8s.io/gateway-name=\"\"\n")]
+    {
         let environment = Environment { labels: labels.map(str::to_owned), ..rendered() };
         let error = Node::from(&environment).unwrap_err();
         assert_eq!(error, NodeError::NoGateway);
@@ -179,7 +182,10 @@ fn istiod_is_found_by_its_revision() {
     assert_eq!(address(&[]), DISCOVERY_ADDRESS);
     let canary = "istiod-canary.istio-system.svc:15012";
     assert_eq!(address(&[("CA_ADDR", canary)]), canary);
-    assert_eq!(address(&[("CA_ADDR", "cert-manager-istio-csr.cert-manager.svc:443")]), DISCOVERY_ADDRESS);
+    assert_eq!(
+        address(&[("CA_ADDR", "cert-manager-istio-csr.cert-manager.svc:443")]),
+        DISCOVERY_ADDRESS
+    );
     let config = format!("discoveryAddress: {canary}");
     assert_eq!(address(&[("PROXY_CONFIG", &config)]), canary);
 

@@ -88,8 +88,9 @@ fn asked(requests: &[DeltaDiscoveryRequest]) -> Vec<(String, Vec<String>, Vec<St
         .iter()
         .map(|request| {
             let kind = Kind::from_type_url(&request.type_url).map_or("address", Kind::label);
-            let DeltaDiscoveryRequest { resource_names_subscribe, resource_names_unsubscribe, .. } =
-                request.clone();
+            let DeltaDiscoveryRequest {
+                resource_names_subscribe, resource_names_unsubscribe, ..
+            } = request.clone();
             (kind.to_owned(), resource_names_subscribe, resource_names_unsubscribe)
         })
         .collect()
@@ -191,6 +192,9 @@ fn a_missing_workload_is_looked_up_beside_the_wildcard() {
     let (mut session, store) = (Session::new(&config()), Store::new());
     session.follow(&Wanted::default(), &store);
     let followed = session.follow(&workloads(&["net/10.0.0.9"]), &store);
+    assert!(followed.requests.is_empty(), "all of them are under way");
+    receive(&mut session, Kind::Workload, &["other"], &[]);
+    let followed = session.follow(&workloads(&["net/10.0.0.9"]), &store);
     assert_eq!(asked(&followed.requests), [row("address", &["net/10.0.0.9"], &[])]);
     let delivery = session.receive(answer(ADDRESS_TYPE_URL, &["uid"], &[])).unwrap();
     assert_eq!(delivery.update.kind, Kind::Workload);
@@ -267,7 +271,7 @@ fn what_was_not_asked_for_is_refused() {
     let mut session = Session::new(&config());
     session.follow(&Wanted::default(), &Store::new());
     for url in ["type.googleapis.com/unknown", Kind::Endpoints.type_url(), ADDRESS_TYPE_URL] {
-        let (nack, rejected) = session.receive(answer(url, &["a"], &[])).unwrap_err();
+        let (nack, rejected) = *session.receive(answer(url, &["a"], &[])).unwrap_err();
         assert!(rejected.detail.contains(url));
         assert_eq!((nack.type_url, nack.response_nonce), (url.to_owned(), "nonce-1".to_owned()));
     }

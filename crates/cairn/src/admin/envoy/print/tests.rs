@@ -85,7 +85,7 @@ fn numbers_enums_and_maps() {
     let mut workload = Workload { name: "pod".to_owned(), ..Workload::default() };
     workload.services.insert("b/x".to_owned(), Default::default());
     workload.services.insert("a/x".to_owned(), Default::default());
-    workload.addresses.push(vec![10, 0, 0, 1].into());
+    workload.addresses.push(vec![10, 0, 0, 1]);
     workload.set_status(cairn_proto::workload::WorkloadStatus::Unhealthy);
     let url = "type.googleapis.com/istio.workload.Workload";
     let printed = any(url, &workload.encode_to_vec());

@@ -1,0 +1,314 @@
+//! Messages of a small mesh, in the shapes that istiod gives them: those of the recording `plain`, with other names and
+//! addresses.
+//!
+//! A service `app` is `app.plain.svc.cluster.local`, port 80, HTTP. Its pods are behind tunnels.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::sync::OnceLock;
+
+use cairn_proto::envoy::envoy::config::cluster::v3::Cluster;
+use cairn_proto::envoy::envoy::config::cluster::v3::cluster::LbConfig;
+use cairn_proto::envoy::envoy::config::core::v3::address::Address as Place;
+use cairn_proto::envoy::envoy::config::endpoint::v3::ClusterLoadAssignment;
+use cairn_proto::envoy::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
+use cairn_proto::envoy::envoy::config::listener::v3::filter::ConfigType;
+use cairn_proto::envoy::envoy::config::listener::v3::{FilterChain, Listener};
+use cairn_proto::envoy::envoy::config::route::v3::route::Action;
+use cairn_proto::envoy::envoy::config::route::v3::route_action::ClusterSpecifier;
+use cairn_proto::envoy::envoy::config::route::v3::{Route, RouteConfiguration};
+use cairn_proto::envoy::envoy::extensions::filters::network::http_connection_manager::v3::{HttpConnectionManager, HttpFilter};
+use cairn_proto::envoy::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::RouteSpecifier;
+use cairn_proto::envoy::envoy::service::discovery::v3::Resource;
+use cairn_proto::envoy::google::protobuf::value::Kind as ValueKind;
+use cairn_proto::envoy::google::protobuf::{Any, StringValue, Struct, UInt32Value, Value};
+use cairn_proto::envoy::xds::core::v3::{CidrRange, TypedExtensionConfig};
+use cairn_proto::envoy::xds::r#type::matcher::v3::Matcher;
+use cairn_proto::envoy::xds::r#type::matcher::v3::matcher::matcher_tree::{MatchMap, TreeType};
+use cairn_proto::envoy::xds::r#type::matcher::v3::matcher::{MatcherTree, MatcherType, OnMatch, on_match};
+use cairn_proto::prost::{self, Message, Name};
+use cairn_proto::workload::Workload;
+use cairn_xds::feed::Kind;
+
+use super::resources::{capture, resource};
+
+/// Namespace of everything.
+pub const NAMESPACE: &str = "plain";
+/// The service of the recording that others are made of.
+const MODEL: &str = "app";
+
+/// The chain and the cluster of a service.
+pub fn name(service: &str) -> String {
+    format!("inbound-vip|80|http|{service}.{NAMESPACE}.svc.cluster.local")
+}
+
+/// The identity of a service account.
+pub fn identity(account: &str) -> String {
+    format!("spiffe://cluster.local/ns/{NAMESPACE}/sa/{account}")
+}
+
+/// Any message as `Any`.
+pub fn pack<M: Message + Name>(message: &M) -> Any {
+    let type_url = format!("type.googleapis.com/{}", M::full_name());
+    Any { type_url, value: message.encode_to_vec() }
+}
+
+fn recorded<M: Message + Default>(kind: Kind, name: &str) -> M {
+    static RECORDING: OnceLock<Vec<(Kind, Vec<Resource>)>> = OnceLock::new();
+    let recording = RECORDING.get_or_init(|| capture(&captures().join("plain")));
+    let resources = recording.iter().filter(|(of, _)| *of == kind).flat_map(|(_, all)| all);
+    let found =
+        resources.filter(|resource| resource.name == name).find_map(|one| one.resource.clone());
+    M::decode(found.unwrap().value.as_slice()).unwrap()
+}
+
+/// Where the recordings are.
+pub fn captures() -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../data/captures")
+}
+
+/// The cluster that begins tunnels, to this port of pods, and those that istiod has for every waypoint.
+pub fn clusters_of_every_waypoint(tunnel_port: u16) -> Vec<Resource> {
+    let mut originate: Cluster = recorded(Kind::Cluster, "connect_originate");
+    let Some(LbConfig::OriginalDstLbConfig(config)) = &mut originate.lb_config else {
+        panic!("{:?}", originate.lb_config)
+    };
+    config.upstream_port_override = Some(UInt32Value { value: tunnel_port.into() });
+    let mut clusters = vec![cluster_of(&originate)];
+    for name in ["encap", "main_internal"] {
+        clusters.push(cluster_of(&recorded(Kind::Cluster, name)));
+    }
+    clusters
+}
+
+/// As it is.
+pub fn cluster_of(cluster: &Cluster) -> Resource {
+    resource(Kind::Cluster, &cluster.name, "", cluster.encode_to_vec())
+}
+
+/// The listener `connect_terminate`, to change.
+pub fn terminate() -> Listener {
+    recorded(Kind::Listener, "connect_terminate")
+}
+
+/// As it is.
+pub fn listener_of(listener: &Listener) -> Resource {
+    resource(Kind::Listener, &listener.name, "", listener.encode_to_vec())
+}
+
+/// The listeners that istiod has for every waypoint.
+pub fn listeners_of_every_waypoint() -> Vec<Resource> {
+    ["connect_terminate", "connect_originate", "inner_connect_originate", "outer_connect_originate"]
+        .map(|name| listener_of(&recorded(Kind::Listener, name)))
+        .to_vec()
+}
+
+/// What handles the requests to a service.
+pub fn manager(service: &str) -> HttpConnectionManager {
+    let listener: Listener = recorded(Kind::Listener, "main_internal");
+    let model = name(MODEL);
+    let chain = listener.filter_chains.into_iter().find(|chain| chain.name == model).unwrap();
+    let Some(ConfigType::TypedConfig(config)) = &chain.filters[0].config_type else {
+        panic!("{chain:?}")
+    };
+    let mut manager = HttpConnectionManager::decode(config.value.as_slice()).unwrap();
+    routes(&mut manager).name = name(service);
+    route(&mut manager).action = Some(to(service));
+    manager
+}
+
+/// The routes of a manager.
+pub fn routes(manager: &mut HttpConnectionManager) -> &mut RouteConfiguration {
+    match &mut manager.route_specifier {
+        Some(RouteSpecifier::RouteConfig(config)) => config,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Its first route, which takes everything.
+pub fn route(manager: &mut HttpConnectionManager) -> &mut Route {
+    &mut routes(manager).virtual_hosts[0].routes[0]
+}
+
+/// An action as istiod's for a service without policies.
+pub fn to(service: &str) -> Action {
+    let listener: Listener = recorded(Kind::Listener, "main_internal");
+    let model = name(MODEL);
+    let chain = listener.filter_chains.into_iter().find(|chain| chain.name == model).unwrap();
+    let Some(ConfigType::TypedConfig(config)) = &chain.filters[0].config_type else {
+        panic!("{chain:?}")
+    };
+    let mut manager = HttpConnectionManager::decode(config.value.as_slice()).unwrap();
+    match route(&mut manager).action.clone() {
+        Some(Action::Route(mut action)) => {
+            action.cluster_specifier = Some(ClusterSpecifier::Cluster(name(service)));
+            Action::Route(action)
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The chain of a service.
+pub fn chain(service: &str, manager: &HttpConnectionManager) -> FilterChain {
+    let listener: Listener = recorded(Kind::Listener, "main_internal");
+    let model = name(MODEL);
+    let mut chain = listener.filter_chains.into_iter().find(|chain| chain.name == model).unwrap();
+    chain.name = name(service);
+    chain.filters[0].config_type = Some(ConfigType::TypedConfig(pack(manager)));
+    chain
+}
+
+/// The listener with all chains, each for port 80 of an address.
+pub fn main_internal<'a>(chains: impl IntoIterator<Item = (IpAddr, &'a FilterChain)>) -> Resource {
+    let mut listener: Listener = recorded(Kind::Listener, "main_internal");
+    listener.filter_chains.clear();
+    let mut range_matchers = Vec::new();
+    for (vip, chain) in chains {
+        let port = exact("DestinationPortInput", "80", action(&chain.name));
+        let length = if vip.is_ipv4() { 32 } else { 128 };
+        range_matchers.push(IpRangeMatcher {
+            ranges: vec![CidrRange {
+                address_prefix: vip.to_string(),
+                prefix_len: Some(UInt32Value { value: length }),
+            }],
+            on_match: Some(OnMatch {
+                on_match: Some(on_match::OnMatch::Matcher(Box::new(port))),
+                ..OnMatch::default()
+            }),
+        });
+        listener.filter_chains.push(chain.clone());
+    }
+    let matcher = IpMatcher { range_matchers };
+    let custom = TreeType::CustomMatch(TypedExtensionConfig {
+        name: "ip".to_owned(),
+        typed_config: Some(Any {
+            type_url: "type.googleapis.com/xds.type.matcher.v3.IPMatcher".to_owned(),
+            value: matcher.encode_to_vec(),
+        }),
+    });
+    listener.filter_chain_matcher = Some(tree("DestinationIPInput", custom));
+    listener_of(&listener)
+}
+
+/// `envoy-types` does not have it.
+#[derive(Clone, PartialEq, Message)]
+#[prost(prost_path = "prost")]
+struct IpMatcher {
+    #[prost(message, repeated, tag = "1")]
+    range_matchers: Vec<IpRangeMatcher>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+#[prost(prost_path = "prost")]
+struct IpRangeMatcher {
+    #[prost(message, repeated, tag = "1")]
+    ranges: Vec<CidrRange>,
+    #[prost(message, optional, tag = "2")]
+    on_match: Option<OnMatch>,
+}
+
+/// A matcher on one input of a connection.
+pub fn exact(input: &str, value: &str, then: OnMatch) -> Matcher {
+    tree(input, TreeType::ExactMatchMap(MatchMap { map: [(value.to_owned(), then)].into() }))
+}
+
+fn tree(input: &str, tree: TreeType) -> Matcher {
+    let kind =
+        format!("type.googleapis.com/envoy.extensions.matching.common_inputs.network.v3.{input}");
+    Matcher {
+        matcher_type: Some(MatcherType::MatcherTree(MatcherTree {
+            input: Some(TypedExtensionConfig {
+                name: input.to_owned(),
+                typed_config: Some(Any { type_url: kind, value: Vec::new() }),
+            }),
+            tree_type: Some(tree),
+        })),
+        on_no_match: None,
+    }
+}
+
+fn action(chain: &str) -> OnMatch {
+    let value = pack(&StringValue { value: chain.to_owned() });
+    OnMatch {
+        on_match: Some(on_match::OnMatch::Action(TypedExtensionConfig {
+            name: chain.to_owned(),
+            typed_config: Some(value),
+        })),
+        ..OnMatch::default()
+    }
+}
+
+/// The cluster of a service, to change.
+pub fn cluster(service: &str) -> Cluster {
+    let mut cluster: Cluster = recorded(Kind::Cluster, &name(MODEL));
+    cluster.name = name(service);
+    cluster.alt_stat_name = format!("{};", cluster.name);
+    if let Some(eds) = &mut cluster.eds_cluster_config {
+        eds.service_name.clone_from(&cluster.name);
+    }
+    cluster
+}
+
+/// The endpoints of a service: pods, and where their applications are.
+pub fn assignment(service: &str, pods: &[(&str, SocketAddr)]) -> Resource {
+    let mut assignment: ClusterLoadAssignment = recorded(Kind::Endpoints, &name(MODEL));
+    assignment.cluster_name = name(service);
+    let mut locality = assignment.endpoints[0].clone();
+    let model = locality.lb_endpoints.remove(0);
+    for (pod, address) in pods {
+        let mut endpoint = model.clone();
+        if let Some(HostIdentifier::Endpoint(endpoint)) = &mut endpoint.host_identifier
+            && let Some(Place::EnvoyInternalAddress(internal)) =
+                endpoint.address.as_mut().and_then(|address| address.address.as_mut())
+        {
+            internal.endpoint_id = address.to_string();
+        }
+        let metadata = &mut endpoint.metadata.as_mut().unwrap().filter_metadata;
+        let workload = format!("{pod};{NAMESPACE};{service};v1;Kubernetes");
+        metadata.insert("istio".to_owned(), one_text("workload", &workload));
+        let local = one_text("local", &address.to_string());
+        metadata.insert("envoy.filters.listener.original_dst".to_owned(), local);
+        locality.lb_endpoints.push(endpoint);
+    }
+    assignment.endpoints = vec![locality];
+    resource(Kind::Endpoints, &assignment.cluster_name, "", assignment.encode_to_vec())
+}
+
+fn one_text(name: &str, text: &str) -> Struct {
+    let value = Value { kind: Some(ValueKind::StringValue(text.to_owned())) };
+    Struct { fields: [(name.to_owned(), value)].into() }
+}
+
+/// A pod with a service account.
+pub fn pod(name: &str, account: &str, address: IpAddr) -> Resource {
+    let mut workload: Workload = recorded(Kind::Workload, "Kubernetes//Pod/plain/app-v1");
+    workload.uid = format!("Kubernetes//Pod/{NAMESPACE}/{name}");
+    workload.name = name.to_owned();
+    workload.workload_name = name.to_owned();
+    workload.service_account = account.to_owned();
+    workload.canonical_name = account.to_owned();
+    workload.addresses = vec![match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    }];
+    let body = workload.encode_to_vec();
+    let version = format!(
+        "{:x}",
+        body.iter().fold(0_u64, |sum, byte| sum.wrapping_mul(31) + u64::from(*byte))
+    );
+    resource(Kind::Workload, &workload.uid, &version, body)
+}
+
+/// The listener `connect_terminate` with one more filter in front of all tunnels.
+pub fn with_filter_of_tunnels(filter: HttpFilter) -> Listener {
+    let mut listener = terminate();
+    let chain = &mut listener.filter_chains[0];
+    let Some(ConfigType::TypedConfig(config)) = &chain.filters[0].config_type else {
+        panic!("{chain:?}")
+    };
+    let mut manager = HttpConnectionManager::decode(config.value.as_slice()).unwrap();
+    let last = manager.http_filters.len() - 1;
+    manager.http_filters.insert(last, filter);
+    chain.filters[0].config_type = Some(ConfigType::TypedConfig(pack(&manager)));
+    listener
+}
