@@ -217,3 +217,28 @@ fn what_is_removed_is_gone_and_what_comes_again_serves() {
         mesh.answers(&client, "third", 200).await;
     });
 }
+
+/// Routes that lead to a new cluster wait for its endpoints: no request meets a cluster without any.
+#[test]
+fn new_clusters_wait_for_their_endpoints() {
+    drive(async {
+        let mut mesh = Mesh::with(&["app"]).await;
+        let (_pod, waypoint) = mesh.waypoint().await;
+        let client = mesh.client(&waypoint).await;
+        let load = Load::start(&mesh, &waypoint, &["app"]).await;
+        mesh.istiod.hold(Kind::Endpoints);
+        mesh.add("next").await;
+        mesh.edit("app", |manager| shapes::route(manager).action = Some(shapes::to("next")));
+        let listeners = mesh.istiod.record().acks(Kind::Listener);
+        mesh.istiod
+            .seen("the routes are taken", |record| record.acks(Kind::Listener) >= listeners)
+            .await;
+        load.more(20).await;
+        mesh.istiod.release(Kind::Endpoints);
+        eventually_async("the routes are followed", async || {
+            mesh.get(&client, "app", "/").await.backend() == "next"
+        })
+        .await;
+        load.stop().await;
+    });
+}

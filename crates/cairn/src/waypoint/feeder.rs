@@ -6,6 +6,7 @@ use cairn_router::spec::Resources;
 use cairn_xds::feed::{Consumer, Rejected, Update, Wanted};
 use cairn_xds::translate::{Counters, Facts, Translator, Unsupported};
 use parking_lot::Mutex;
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -53,6 +54,11 @@ impl Feeder {
     /// Resolves after a change; several become one.
     pub async fn changed(&self) {
         self.shared.changed.notified().await;
+    }
+
+    /// Endpoint lists that are wanted and have not come.
+    pub fn awaited_endpoints(&self) -> BTreeSet<String> {
+        self.shared.translator.lock().awaited_endpoints()
     }
 
     /// Forgets all that came.

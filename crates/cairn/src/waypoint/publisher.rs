@@ -21,6 +21,10 @@ use tokio::time::{sleep, sleep_until};
 const QUIET: Duration = Duration::from_millis(5);
 /// A snapshot is made so long after the first change that it does not have.
 const LONGEST_WAIT: Duration = Duration::from_millis(50);
+/// A snapshot waits so long for the endpoints of clusters that are in it for the first time: routes lead there at once,
+/// and the push that brought them does not bring endpoints along. Envoy: such a cluster is warming, and routes to it
+/// answer 503.
+const LONGEST_WARMING: Duration = Duration::from_secs(2);
 /// Findings that are logged for one snapshot; all are on the admin page.
 const MAX_LOGGED: usize = 20;
 /// Findings that are remembered, so that each is logged once.
@@ -51,6 +55,8 @@ pub struct Publisher {
     resources: Arc<ArcSwap<Resources>>,
     report: watch::Sender<Published>,
     said: BTreeSet<String>,
+    /// Endpoint lists that the last snapshot did without; it is not waited for them again.
+    missing: BTreeSet<String>,
 }
 
 impl Publisher {
@@ -67,6 +73,7 @@ impl Publisher {
             resources,
             report: watch::Sender::default(),
             said: BTreeSet::new(),
+            missing: BTreeSet::new(),
         }
     }
 
@@ -79,12 +86,13 @@ impl Publisher {
     pub async fn run(mut self) {
         loop {
             self.feeder.changed().await;
-            let latest = tokio::time::Instant::now() + LONGEST_WAIT;
-            loop {
+            let first = tokio::time::Instant::now();
+            self.settled(first + LONGEST_WAIT).await;
+            let warm = first + LONGEST_WARMING;
+            while self.is_warming() && tokio::time::Instant::now() < warm {
                 tokio::select! {
                     () = self.feeder.changed() => {}
-                    () = sleep(QUIET) => break,
-                    () = sleep_until(latest) => break,
+                    () = sleep_until(warm) => {}
                 }
             }
             // A defect must not end the configuration: the last snapshot stays, and the next starts afresh.
@@ -97,6 +105,23 @@ impl Publisher {
         }
     }
 
+    /// Nothing has changed for [`QUIET`], or it is `latest`.
+    async fn settled(&self, latest: tokio::time::Instant) {
+        loop {
+            tokio::select! {
+                () = self.feeder.changed() => {}
+                () = sleep(QUIET) => return,
+                () = sleep_until(latest) => return,
+            }
+        }
+    }
+
+    /// Endpoints of clusters that the last snapshot did not have are on their way.
+    fn is_warming(&self) -> bool {
+        self.report.borrow().snapshots > 0
+            && !self.feeder.awaited_endpoints().is_subset(&self.missing)
+    }
+
     /// Forgets what was compiled.
     pub fn start_afresh(&mut self) {
         self.compiler = Compiler::new(self.instance.name());
@@ -105,6 +130,7 @@ impl Publisher {
     /// Publishes what there is.
     pub fn publish(&mut self) {
         let began = Instant::now();
+        self.missing = self.feeder.awaited_endpoints();
         let Yield { revision, resources, facts, mut unsupported, degraded } = self.feeder.take();
         let identity = self.instance.identity().clone();
         // Whoever goes, goes before the policies; whoever comes, comes after them.

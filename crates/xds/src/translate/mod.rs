@@ -272,6 +272,12 @@ impl Translator {
         }
     }
 
+    /// Endpoint lists that are wanted and have not come: their clusters would answer that nobody is healthy.
+    pub fn awaited_endpoints(&self) -> BTreeSet<String> {
+        let missing = self.by_service.keys().filter(|name| !self.assignments.contains_key(*name));
+        missing.cloned().collect()
+    }
+
     /// What fails closed because it is not understood; at most [`MAX_FINDINGS`].
     pub fn unsupported(&self) -> Vec<Unsupported> {
         let others: BTreeSet<Unsupported> = self
