@@ -21,18 +21,18 @@ pub(super) struct Intake {
 struct Inner {
     consumer: Box<dyn Consumer>,
     store: Arc<Store>,
-    wanted: Wanted,
+    wanted: Arc<Wanted>,
 }
 
 /// What became of an answer.
 pub(super) struct Taken {
     pub result: Result<(), Rejected>,
-    pub wanted: Wanted,
+    pub wanted: Arc<Wanted>,
 }
 
 impl Intake {
     pub(super) fn new(consumer: Box<dyn Consumer>, store: Arc<Store>) -> Self {
-        let inner = Inner { consumer, store, wanted: Wanted::default() };
+        let inner = Inner { consumer, store, wanted: Arc::default() };
         Intake { inner: Arc::new(Mutex::new(inner)) }
     }
 
@@ -43,12 +43,12 @@ impl Intake {
         let done = tokio::task::spawn_blocking(move || inner.lock().take(update)).await;
         done.unwrap_or_else(|_| Taken {
             result: Err(broken(kind)),
-            wanted: self.inner.lock().wanted.clone(),
+            wanted: Arc::clone(&self.inner.lock().wanted),
         })
     }
 
     /// What the consumer needs now.
-    pub(super) async fn wanted(&self) -> Wanted {
+    pub(super) async fn wanted(&self) -> Arc<Wanted> {
         let inner = Arc::clone(&self.inner);
         let asked = tokio::task::spawn_blocking(move || inner.lock().ask()).await;
         asked.unwrap_or_default()
@@ -76,11 +76,11 @@ impl Inner {
             .unwrap_or_else(|_| Err(broken(kind)))
     }
 
-    fn ask(&mut self) -> Wanted {
+    fn ask(&mut self) -> Arc<Wanted> {
         if let Ok(wanted) = catch_unwind(AssertUnwindSafe(|| self.consumer.wanted())) {
-            self.wanted = wanted;
+            self.wanted = Arc::new(wanted);
         }
-        self.wanted.clone()
+        Arc::clone(&self.wanted)
     }
 
     /// Those of a refused answer that were taken, found by halving: taking one again changes nothing.

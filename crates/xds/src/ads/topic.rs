@@ -86,11 +86,12 @@ impl Topic {
                 (self.ask_by_name(names), Vec::new())
             }
             Scope::Named => {
+                let none = BTreeSet::new();
                 let names = match self.kind {
-                    Kind::Endpoints => wanted.endpoints.clone(),
-                    Kind::ExtensionConfig => wanted.extension_configs.clone(),
-                    Kind::Secret => wanted.secrets.clone(),
-                    Kind::Cluster | Kind::Listener | Kind::Workload => BTreeSet::new(),
+                    Kind::Endpoints => &wanted.endpoints,
+                    Kind::ExtensionConfig => &wanted.extension_configs,
+                    Kind::Secret => &wanted.secrets,
+                    Kind::Cluster | Kind::Listener | Kind::Workload => &none,
                 };
                 self.ask_for_wanted(names, store)
             }
@@ -146,16 +147,16 @@ impl Topic {
 
     fn ask_for_wanted(
         &mut self,
-        names: BTreeSet<String>,
+        names: &BTreeSet<String>,
         store: &Store,
     ) -> (Vec<Ask>, Vec<String>) {
         let first = !self.asked;
-        if !first && names == self.names {
+        if !first && *names == self.names {
             return (Vec::new(), Vec::new());
         }
         let held = store.names(self.kind);
-        let forgotten = held.difference(&names).cloned().collect();
-        let asks = self.ask_by_name(names);
+        let forgotten = held.difference(names).cloned().collect();
+        let asks = self.ask_by_name(names.clone());
         // Only EDS: istiod never says that an extension is gone, and a secret that is late is not gone.
         if first
             && self.kind == Kind::Endpoints

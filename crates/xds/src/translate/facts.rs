@@ -1,12 +1,9 @@
-//! What istiod's listeners and clusters say about tunnels as such, and about telemetry.
+//! What istiod's listeners and clusters say about tunnels as such.
 //!
 //! An Envoy waypoint is told in filters how tunnels end and begin; Cairn does that by itself. What varies
 //! is kept here.
 
-use cairn_proto::stats::PluginConfig;
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 /// What holds for the whole waypoint.
@@ -19,8 +16,6 @@ pub struct Facts {
     /// Trust domains of clients, from the SAN prefixes of `connect_terminate`; empty: all whose certificates
     /// the mesh's roots sign.
     pub trust_domains: Vec<String>,
-    /// `istio.stats` by destination and kind of its chain (`http`, `tcp`).
-    pub stats: BTreeMap<(String, &'static str), Arc<PluginConfig>>,
     /// Peer metadata travels as `baggage`, too (`AMBIENT_ENABLE_BAGGAGE`).
     pub baggage: bool,
 }

@@ -40,6 +40,7 @@ pub use unsupported::{MAX_FINDINGS, Unsupported};
 
 use crate::feed::{Consumer, Kind, Rejected, Resource, Update, Wanted};
 use cairn_proto::envoy as pb;
+use cairn_proto::stats::PluginConfig;
 use cairn_router::spec::{EndpointTransport, Resources};
 use cluster::Role;
 use destinations::{Count, Destinations, Gate, Owners};
@@ -322,9 +323,13 @@ impl Translator {
             trust_domains: terminate
                 .map(|kept| kept.terminate.trust_domains.clone())
                 .unwrap_or_default(),
-            stats: self.destinations.stats(),
             baggage: terminate.is_some_and(|kept| kept.baggage) || self.destinations.baggage(),
         }
+    }
+
+    /// `istio.stats` by destination and kind of its chain (`http`, `tcp`).
+    pub fn stats(&self) -> BTreeMap<(String, &'static str), Arc<PluginConfig>> {
+        self.destinations.stats()
     }
 
     fn originate(&self) -> Option<&Originate> {

@@ -79,7 +79,8 @@ fn removals_leave_nothing() {
 
 #[test]
 fn facts_of_the_listener() {
-    let facts = translated("plain").facts();
+    let plain = translated("plain");
+    let facts = plain.facts();
     let terminate = facts.terminate.unwrap();
     assert_eq!(terminate.addresses, ["0.0.0.0:15008".parse().unwrap()]);
     assert_eq!(facts.trust_domains, ["cluster.local"]);
@@ -91,9 +92,7 @@ fn facts_of_the_listener() {
     assert_eq!(originate.port, 15008);
     assert_eq!(originate.idle_timeout, Some(seconds(3600)));
     assert!(!facts.baggage);
-    assert!(
-        facts.stats.contains_key(&("direct-http".to_owned(), "http")) || !facts.stats.is_empty()
-    );
+    assert!(!plain.stats().is_empty());
     assert!(translated("multi-network").facts().baggage);
 }
 

@@ -82,6 +82,8 @@ async fn accept(
         tokio::select! {
             accepted = listener.accept() => {
                 let Ok((stream, _)) = accepted else { continue };
+                // As every connection of a Go server; who has gone meanwhile needs nothing.
+                let _ = stream.set_nodelay(true);
                 let (shared, orders) = (Arc::clone(&shared), orders.clone());
                 let alive = alive.clone();
                 tokio::spawn(async move {
