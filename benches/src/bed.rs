@@ -14,6 +14,7 @@ use std::process::Stdio;
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use tokio::time::{Instant, sleep_until};
 
 /// What all measurements share. Dropping it ends the backend.
 pub struct Bed {
@@ -150,6 +151,19 @@ impl Load {
         let input = self.input.as_mut().context("the load generator takes no more")?;
         input.write_all(b"\n").await?;
         Ok(input.flush().await?)
+    }
+
+    /// Hands on how it goes until then.
+    pub async fn watch(&mut self, until: Instant, mut progress: impl FnMut(&Line)) -> Result<()> {
+        loop {
+            tokio::select! {
+                () = sleep_until(until) => return Ok(()),
+                line = self.line() => match line? {
+                    Line::Result(_) => bail!("the load is over too early"),
+                    line => progress(&line),
+                },
+            }
+        }
     }
 
     /// Waits for the result, and hands on how it goes.

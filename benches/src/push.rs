@@ -21,13 +21,13 @@ pub use storm::Storm;
 
 /// A minute of pushes, one every 60 ms.
 pub const MINUTE: Storm =
-    Storm { pushes: 1000, before: Duration::from_secs(8), during: Duration::from_secs(60) };
+    Storm { pushes: 1000, quiet: Duration::from_secs(8), during: Duration::from_secs(60) };
 /// The same for a sixth of it.
 pub const QUICK: Storm =
-    Storm { pushes: 170, before: Duration::from_secs(4), during: Duration::from_secs(10) };
+    Storm { pushes: 170, quiet: Duration::from_secs(4), during: Duration::from_secs(10) };
 /// Enough to see that nothing fails.
 pub const SMOKE: Storm =
-    Storm { pushes: 16, before: Duration::from_millis(500), during: Duration::from_secs(1) };
+    Storm { pushes: 16, quiet: Duration::from_millis(500), during: Duration::from_secs(1) };
 
 /// Measures all Cairns among the contenders.
 pub async fn measure(

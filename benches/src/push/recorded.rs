@@ -1,6 +1,6 @@
 //! What istiod was recorded to send to a waypoint for 1,000 services with ten routes each.
 
-use super::waypoint::{Waypoint, pod};
+use super::waypoint::{self, Waypoint};
 use crate::bed::Bed;
 use crate::cost::{QUIET, cost};
 use crate::proxy::Contender;
@@ -15,6 +15,7 @@ use cairn_proto::envoy::envoy::extensions::filters::network::http_connection_man
 use cairn_proto::envoy::google::protobuf::{Duration as ProtoDuration, UInt32Value};
 use cairn_proto::prost::{self, Message};
 use cairn_test_support::istiod::{FakeIstiod, capture, resource, shapes};
+use cairn_test_support::pod::Pod;
 use cairn_xds::feed::Kind;
 use std::time::Duration;
 use tokio::time::sleep;
@@ -23,6 +24,8 @@ use tokio::time::sleep;
 const LISTENER: &str = "main_internal";
 /// Until a waypoint has written down what it was sent, and has given back memory.
 const SETTLE: Duration = Duration::from_secs(5);
+/// Some builds make a second snapshot soon after the first.
+const TRIES: usize = 10;
 /// What is held for a warm start: all that istiod sends.
 const ALL: [Kind; 4] = [Kind::Cluster, Kind::Listener, Kind::Endpoints, Kind::Workload];
 
@@ -85,7 +88,7 @@ impl Recorded {
         contender: &Contender,
         changes: usize,
     ) -> Result<PushRun> {
-        let mut pod = pod(&self.istiod);
+        let mut pod = waypoint::pod(&self.istiod);
         let mut waypoint = Waypoint::start(bed, contender, &mut pod).await?;
         let ready = waypoint.until_ready().await?;
         let ready_cpu = waypoint.process.usage()?.precise;
@@ -100,18 +103,14 @@ impl Recorded {
         for kind in ALL {
             self.istiod.hold(kind);
         }
-        let mut waypoint = Waypoint::start(bed, contender, &mut pod).await?;
-        let warm_ready = waypoint.until_ready().await?;
-        // The one snapshot that it has made is of everything, and nothing was known before.
-        let compile = waypoint.metric("cairn_config_snapshot_seconds").await?;
-        waypoint.process.stop().await?;
+        let (warm_ready, compile) = warm_start(bed, contender, &mut pod).await?;
         let millis = |duration: Duration| duration.as_secs_f64() * 1e3;
         Ok(PushRun {
             services: self.listener.filter_chains.len() as u64,
             ready_ms: millis(ready),
             ready_cpu_ms: millis(ready_cpu),
             warm_ready_ms: millis(warm_ready),
-            compile_ms: compile * 1e3,
+            compile_ms: millis(compile),
             idle_rss,
             changed_rss,
             idle_cpu: idle_cpu * 1e3,
@@ -172,6 +171,25 @@ impl Recorded {
         self.istiod.push(Kind::Listener, vec![resource(Kind::Listener, LISTENER, "", body)], &[]);
         Ok(())
     }
+}
+
+/// A start from what is kept, while istiod is silent: from exec to ready, and the time that the snapshot took, which
+/// is of everything, and nothing was known before.
+async fn warm_start(
+    bed: &Bed,
+    contender: &Contender,
+    pod: &mut Pod,
+) -> Result<(Duration, Duration)> {
+    for _ in 0..TRIES {
+        let mut waypoint = Waypoint::start(bed, contender, pod).await?;
+        let ready = waypoint.until_ready().await?;
+        let (snapshots, took) = waypoint.last_snapshot().await?;
+        waypoint.process.stop().await?;
+        if snapshots == 1.0 {
+            return Ok((ready, took));
+        }
+    }
+    bail!("a waypoint to which istiod says nothing makes more than one snapshot")
 }
 
 /// A chain whose first route has this timeout.

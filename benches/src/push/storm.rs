@@ -1,7 +1,7 @@
 //! Push after push while requests pass: a small mesh whose pods are all behind one port.
 
 use super::waypoint::{ACCOUNT, Waypoint, pod};
-use crate::bed::{Backend, Bed};
+use crate::bed::{Backend, Bed, Load};
 use crate::certs::Files;
 use crate::load::{Latency, LoadArgs, LoadReport};
 use crate::process::Process;
@@ -20,7 +20,7 @@ use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use tokio::time::{Instant, sleep};
 
 /// Services, with a pod each; as many as the load has tunnels.
 const SERVICES: u8 = 32;
@@ -28,6 +28,8 @@ const SERVICES: u8 = 32;
 const RATE: u32 = 1000;
 /// Before anything counts.
 const WARM_UP: Duration = Duration::from_secs(1);
+/// For the last answers to pushes, and for the starts of processes.
+const MARGIN: Duration = Duration::from_secs(3);
 /// An answer to a push that has not come after so long never will.
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -36,8 +38,8 @@ const LIMIT: Duration = Duration::from_secs(30);
 pub struct Storm {
     /// Alternately endpoints and routes.
     pub pushes: u32,
-    /// How long requests pass without pushes.
-    pub before: Duration,
+    /// How long requests pass without pushes, before and after.
+    pub quiet: Duration,
     /// How long they pass with pushes.
     pub during: Duration,
 }
@@ -50,8 +52,16 @@ struct Mesh {
     client: Files,
 }
 
+/// Requests that pass, for all to see.
+struct Watched<'a> {
+    load: Load,
+    progress: &'a Progress,
+}
+
 /// What happened on the way.
 struct Passed {
+    /// How long it took.
+    seconds: f64,
     /// CPU seconds of the waypoint.
     cpu: f64,
     /// Resident memory after the first half, and at the end, in bytes.
@@ -74,22 +84,17 @@ impl Storm {
         waypoint.until_ready().await?;
         let snapshots = waypoint.snapshots().await?;
         let args = mesh.load_args(bed, &waypoint.process, self)?;
-        let mut load = bed.load(&args)?;
-        sleep(WARM_UP).await;
-        let quiet_from = (Instant::now(), waypoint.process.usage()?);
-        sleep(self.before).await;
-        load.mark().await?;
-        let quiet = waypoint.process.usage()?.since(quiet_from.1).precise.as_secs_f64()
-            / quiet_from.0.elapsed().as_secs_f64();
-        let began = Instant::now();
-        let (report, passed) = tokio::join!(
-            load.result(|line| progress.line(line)),
-            mesh.storm(&waypoint.process, self)
-        );
-        let (report, passed) = (report?, passed?);
-        let over = began.elapsed().min(self.during).as_secs_f64();
+        let mut load = Watched { load: bed.load(&args)?, progress };
+        load.watch(Instant::now() + WARM_UP).await?;
+        let before = load.rate(&waypoint.process, self.quiet).await?;
+        load.load.mark().await?;
+        let passed = mesh.storm(&waypoint.process, &mut load, self).await?;
+        load.load.mark().await?;
         let snapshots = waypoint.snapshots().await? - snapshots;
+        let after = load.rate(&waypoint.process, self.quiet).await?;
+        let report = load.load.result(|line| progress.line(line)).await?;
         waypoint.process.stop().await?;
+        let requests = (before + after) / 2.0 * passed.seconds;
         let [before, during] = phases(&report)?;
         let mut errors = BTreeMap::new();
         for (kind, count) in report.phases.iter().flat_map(|phase| &phase.errors) {
@@ -97,7 +102,7 @@ impl Storm {
         }
         Ok(StormRun {
             services: SERVICES.into(),
-            seconds: self.during.as_secs_f64(),
+            seconds: passed.seconds,
             requests: report.phases.iter().map(|phase| phase.requests).sum(),
             errors,
             p99_before: before.p99,
@@ -108,17 +113,32 @@ impl Storm {
             acked: passed.acked as u64,
             nacked: passed.nacked as u64,
             snapshots: snapshots as u64,
-            cpu_per_push_ms: (passed.cpu - quiet * over).max(0.0) * 1e3 / f64::from(self.pushes),
+            cpu_per_push_ms: (passed.cpu - requests) * 1e3 / f64::from(self.pushes),
             rss_first_half: passed.rss[0],
             rss_second_half: passed.rss[1],
         })
     }
 }
 
+impl Watched<'_> {
+    async fn watch(&mut self, until: Instant) -> Result<()> {
+        self.load.watch(until, |line| self.progress.line(line)).await
+    }
+
+    /// CPU seconds per second of the waypoint over so long.
+    async fn rate(&mut self, waypoint: &Process, long: Duration) -> Result<f64> {
+        let (before, since) = (waypoint.usage()?, Instant::now());
+        self.watch(since + long).await?;
+        let used = waypoint.usage()?.since(before).precise;
+        Ok(used.as_secs_f64() / since.elapsed().as_secs_f64())
+    }
+}
+
+/// Latency before the storm and in it.
 fn phases(report: &LoadReport) -> Result<[Latency; 2]> {
     match report.phases.as_slice() {
-        [before, during] => Ok([before.latency, during.latency]),
-        phases => bail!("the load has {} parts, not 2", phases.len()),
+        [before, during, _after] => Ok([before.latency, during.latency]),
+        phases => bail!("the load has {} parts, not 3", phases.len()),
     }
 }
 
@@ -162,7 +182,7 @@ impl Mesh {
             to_file: Some(targets),
             rate: RATE,
             warm_up: WARM_UP,
-            window: storm.before + storm.during,
+            window: storm.quiet * 2 + storm.during + MARGIN,
             backend_pid: self.backend.pid(),
             phases: true,
             ..bed.load_args(waypoint)
@@ -170,18 +190,22 @@ impl Mesh {
     }
 
     /// All pushes, evenly spread.
-    async fn storm(&mut self, waypoint: &Process, storm: Storm) -> Result<Passed> {
+    async fn storm(
+        &mut self,
+        waypoint: &Process,
+        load: &mut Watched<'_>,
+        storm: Storm,
+    ) -> Result<Passed> {
         let before = waypoint.usage()?;
         let from = self.answers();
         let began = Instant::now();
-        let mut due = interval(storm.during / storm.pushes.max(1));
-        due.set_missed_tick_behavior(MissedTickBehavior::Burst);
+        let apart = storm.during / storm.pushes.max(1);
         let mut first_half = 0;
         for number in 0..storm.pushes {
             if number == storm.pushes / 2 {
                 first_half = waypoint.usage()?.rss;
             }
-            due.tick().await;
+            load.watch(began + apart * number).await?;
             self.push(number);
         }
         let (acked, nacked) = loop {
@@ -198,7 +222,8 @@ impl Mesh {
         sleep(Duration::from_millis(100)).await;
         let after = waypoint.usage()?;
         let cpu = after.since(before).precise.as_secs_f64();
-        Ok(Passed { cpu, rss: [first_half, after.rss], acked, nacked })
+        let seconds = began.elapsed().as_secs_f64();
+        Ok(Passed { seconds, cpu, rss: [first_half, after.rss], acked, nacked })
     }
 
     /// Endpoints go from a pod to its neighbour's and back, routes get another timeout; services take turns.

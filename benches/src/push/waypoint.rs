@@ -55,17 +55,20 @@ impl Waypoint {
         self.process.until_ready_by(|| sleep(LOOK)).await
     }
 
-    /// The sum of all samples of a metric.
-    pub async fn metric(&self, name: &str) -> Result<f64> {
+    /// Configurations that it has served by.
+    pub async fn snapshots(&self) -> Result<f64> {
+        Ok(self.last_snapshot().await?.0)
+    }
+
+    /// How many there were, and how long it took to make the last one.
+    pub async fn last_snapshot(&self) -> Result<(f64, Duration)> {
         let stream = TcpStream::connect(self.metrics).await.context("no metrics page")?;
         let page = Http1::new(stream).request("GET", "/stats/prometheus", &[], b"").await?;
         ensure!(page.status == 200, "the metrics page has status {}", page.status);
-        Ok(metrics::sum(&metrics::parse(&page.text()), name, &[]))
-    }
-
-    /// Configurations that it has served by.
-    pub async fn snapshots(&self) -> Result<f64> {
-        self.metric("cairn_snapshots_total").await
+        let samples = metrics::parse(&page.text());
+        let took = metrics::sum(&samples, "cairn_config_snapshot_seconds", &[]);
+        let took = Duration::try_from_secs_f64(took)?;
+        Ok((metrics::sum(&samples, "cairn_snapshots_total", &[]), took))
     }
 
     /// How long it takes until what `push` pushes is served by.

@@ -384,7 +384,7 @@ fn storm(report: &PushReport, names: &[&str]) -> Section {
         columns: columns.map(str::to_owned).to_vec(),
         rows: names.iter().filter_map(row).collect(),
         notes: vec![format!(
-            "A mesh of {services} services. In {seconds} s istiod alternately moves an endpoint to another pod \
+            "A mesh of {services} services. In {seconds:.0} s istiod alternately moves an endpoint to another pod \
              and changes the timeout of a route, with which the listener of all services comes again; all \
              services get load. CPU per push is what the waypoint uses over what the requests need. Cairn alone."
         )],

@@ -86,6 +86,10 @@ impl Publisher {
     pub async fn run(mut self) {
         loop {
             self.feeder.changed().await;
+            // What was restored is in the first snapshot.
+            if self.feeder.revision() == self.report.borrow().revision {
+                continue;
+            }
             let first = tokio::time::Instant::now();
             self.settled(first + LONGEST_WAIT).await;
             let warm = first + LONGEST_WARMING;
@@ -94,6 +98,10 @@ impl Publisher {
                     () = self.feeder.changed() => {}
                     () = sleep_until(warm) => {}
                 }
+            }
+            // A warm start has published what it was told of.
+            if self.has_all() {
+                continue;
             }
             // A defect must not end the configuration: the last snapshot stays, and the next starts afresh.
             if catch_unwind(AssertUnwindSafe(|| self.publish())).is_err() {
@@ -114,6 +122,12 @@ impl Publisher {
                 () = sleep_until(latest) => return,
             }
         }
+    }
+
+    /// The last snapshot has every change.
+    fn has_all(&self) -> bool {
+        let last = self.report.borrow();
+        last.snapshots > 0 && last.revision == self.feeder.revision()
     }
 
     /// Endpoints of clusters that the last snapshot did not have are on their way.
