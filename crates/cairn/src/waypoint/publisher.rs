@@ -86,10 +86,6 @@ impl Publisher {
     pub async fn run(mut self) {
         loop {
             self.feeder.changed().await;
-            // What was restored is in the first snapshot.
-            if self.feeder.revision() == self.report.borrow().revision {
-                continue;
-            }
             let first = tokio::time::Instant::now();
             self.settled(first + LONGEST_WAIT).await;
             let warm = first + LONGEST_WARMING;
