@@ -147,6 +147,7 @@ fn http_chain(service: &Service) -> HttpChain {
         suppress_envoy_headers: false,
         escaped_slashes: EscapedSlashes::default(),
         idle_timeout: None,
+        observe: None,
         broken: None,
     }
 }
@@ -281,6 +282,7 @@ fn tcp_chain(service: &Service) -> TcpChain {
         clusters: vec![WeightedTcp { name: service.inbound_name(), weight: 1 }],
         idle_timeout: None,
         max_duration: None,
+        observe: None,
         broken: None,
     }
 }

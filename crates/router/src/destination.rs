@@ -2,6 +2,7 @@
 
 use crate::error::Context;
 use crate::header_ops::{CompiledHeaderOps, Message};
+use crate::observe::Observe;
 use crate::rbac::CompiledRbac;
 use crate::route::RouteTable;
 use crate::spec::{self, EscapedSlashes, ForwardedClientCert, ServerMode};
@@ -80,6 +81,8 @@ pub struct HttpChain {
     /// The client's end of a tunnel is closed after so long without a request; more than 0. `None`:
     /// the instance's bound.
     pub idle_timeout: Option<Duration>,
+    /// What is told of its requests beyond the standard metrics.
+    pub observe: Option<Arc<Observe>>,
     /// Why it cannot be honoured: every request gets 503 with this reason. There are no filters and
     /// no routes then.
     pub broken: Option<Arc<str>>,
@@ -105,6 +108,8 @@ pub struct TcpChain {
     pub idle_timeout: Option<Duration>,
     /// It ends after so long whatever passes; more than 0. `None`: no bound.
     pub max_duration: Option<Duration>,
+    /// What is told of its connections beyond the standard metrics.
+    pub observe: Option<Arc<Observe>>,
     /// Why it cannot be honoured: every connection is refused. There are no clusters then.
     pub broken: Option<Arc<str>>,
 }
@@ -140,16 +145,16 @@ impl Destination {
             let compiled = parts(at, "http", |at| HttpChain::compile(chain, at));
             Arc::new(match (&all, compiled) {
                 (None, Ok(chain)) => chain,
-                (Some(reason), _) => HttpChain::broken(chain, Arc::clone(reason)),
-                (None, Err(reason)) => HttpChain::broken(chain, reason),
+                (Some(reason), _) => HttpChain::broken(chain, Arc::clone(reason), at),
+                (None, Err(reason)) => HttpChain::broken(chain, reason, at),
             })
         });
         let tcp = tcp.as_ref().map(|chain| {
             let compiled = parts(at, "tcp", |at| TcpChain::compile(chain, at));
             Arc::new(match (&all, compiled) {
                 (None, Ok(chain)) => chain,
-                (Some(reason), _) => TcpChain::broken(Arc::clone(reason)),
-                (None, Err(reason)) => TcpChain::broken(reason),
+                (Some(reason), _) => TcpChain::broken(chain, Arc::clone(reason), at),
+                (None, Err(reason)) => TcpChain::broken(chain, reason, at),
             })
         });
         let broken = all
@@ -191,6 +196,16 @@ fn parts<T>(
     }
 }
 
+/// What a chain tells; `None`: it cannot be compiled.
+fn observed(from: Option<&Arc<spec::Observe>>, at: &mut Context) -> Option<Option<Arc<Observe>>> {
+    match from {
+        Some(from) => {
+            at.field("observe", |at| Observe::compile(from, at)).map(|made| Some(Arc::new(made)))
+        }
+        None => Some(None),
+    }
+}
+
 fn check_host(host: &str, at: &mut Context) -> Option<()> {
     if host.is_empty() {
         at.reject("is empty")
@@ -224,11 +239,12 @@ impl HttpChain {
             suppress_envoy_headers,
             escaped_slashes,
             idle_timeout,
+            observe,
             broken,
         } = chain;
         if let Some(reason) = broken {
             at.warn(format!("cannot be honoured, so requests get 503: {reason}"));
-            return Some(HttpChain::broken(chain, reason.as_str().into()));
+            return Some(HttpChain::broken(chain, reason.as_str().into(), at));
         }
         let filters = at.each("filters", filters, |filter, at| match filter {
             spec::HttpFilter::Rbac(rbac) => {
@@ -267,12 +283,13 @@ impl HttpChain {
             suppress_envoy_headers: *suppress_envoy_headers,
             escaped_slashes: *escaped_slashes,
             idle_timeout: idle_timeout.filter(|timeout| !timeout.is_zero()),
+            observe: observed(observe.as_ref(), at)?,
             broken: None,
         })
     }
 
     /// One that answers every request with 503.
-    fn broken(chain: &spec::HttpChain, reason: Arc<str>) -> Self {
+    fn broken(chain: &spec::HttpChain, reason: Arc<str>, at: &mut Context) -> Self {
         HttpChain {
             filters: Vec::new(),
             routes: RouteTable::default(),
@@ -289,6 +306,7 @@ impl HttpChain {
             suppress_envoy_headers: chain.suppress_envoy_headers,
             escaped_slashes: EscapedSlashes::KeepUnchanged,
             idle_timeout: chain.idle_timeout.filter(|timeout| !timeout.is_zero()),
+            observe: observed(chain.observe.as_ref(), at).flatten(),
             broken: Some(reason),
         }
     }
@@ -305,10 +323,10 @@ fn server_value(text: &str) -> Option<HeaderValue> {
 
 impl TcpChain {
     fn compile(chain: &spec::TcpChain, at: &mut Context) -> Option<Self> {
-        let spec::TcpChain { rbac, clusters, idle_timeout, max_duration, broken } = chain;
+        let spec::TcpChain { rbac, clusters, idle_timeout, max_duration, observe, broken } = chain;
         if let Some(reason) = broken {
             at.warn(format!("cannot be honoured, so connections are refused: {reason}"));
-            return Some(TcpChain::broken(reason.as_str().into()));
+            return Some(TcpChain::broken(chain, reason.as_str().into(), at));
         }
         let rbac = at.each("rbac", rbac, CompiledRbac::compile);
         let mut sum = 0_u64;
@@ -328,17 +346,19 @@ impl TcpChain {
             clusters: names.into(),
             idle_timeout: idle_timeout.filter(|timeout| !timeout.is_zero()),
             max_duration: max_duration.filter(|timeout| !timeout.is_zero()),
+            observe: observed(observe.as_ref(), at)?,
             broken: None,
         })
     }
 
     /// One that refuses every connection.
-    fn broken(reason: Arc<str>) -> Self {
+    fn broken(chain: &spec::TcpChain, reason: Arc<str>, at: &mut Context) -> Self {
         TcpChain {
             rbac: Vec::new(),
             clusters: [].into(),
             idle_timeout: None,
             max_duration: None,
+            observe: observed(chain.observe.as_ref(), at).flatten(),
             broken: Some(reason),
         }
     }

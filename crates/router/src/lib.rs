@@ -26,6 +26,7 @@ pub mod lb;
 mod lineup;
 pub mod matching;
 pub mod model;
+pub mod observe;
 pub mod original;
 pub mod path;
 mod path_template;

@@ -2,9 +2,11 @@
 
 use super::duration;
 use super::matching::CidrRange;
+use super::observe::Observe;
 use super::rbac::Rbac;
 use super::route::{HeaderOps, RouteTable};
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// A service port, or a workload.
@@ -100,6 +102,9 @@ pub struct HttpChain {
     /// The client's end of a tunnel is closed after so long without a request; absent: the instance's bound.
     #[serde(with = "duration::optional", default, skip_serializing_if = "Option::is_none")]
     pub idle_timeout: Option<Duration>,
+    /// What is told of its requests beyond the standard metrics.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observe: Option<Arc<Observe>>,
     /// Why it cannot be honoured: every request gets 503 with this reason.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub broken: Option<String>,
@@ -170,6 +175,9 @@ pub struct TcpChain {
     /// It ends after so long whatever passes; absent or 0: no bound.
     #[serde(with = "duration::optional", default, skip_serializing_if = "Option::is_none")]
     pub max_duration: Option<Duration>,
+    /// What is told of its connections beyond the standard metrics.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observe: Option<Arc<Observe>>,
     /// Why it cannot be honoured: every connection is refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub broken: Option<String>,

@@ -8,6 +8,7 @@
 mod cluster;
 mod destination;
 mod matching;
+mod observe;
 mod rbac;
 mod route;
 
@@ -20,6 +21,7 @@ pub use destination::{
     ServerMode, TcpChain, WeightedTcp,
 };
 pub use matching::{CidrRange, HeaderMatch, QueryMatch, StringMatch, ValueMatch};
+pub use observe::{AccessLog, Metrics, Observe, Tracing};
 pub use rbac::{Action, Permission, Policy, Principal, Rbac};
 pub use route::{
     Cors, DirectResponse, Fault, FaultAbort, FaultDelay, Forward, HashPolicy, HeaderAppend,

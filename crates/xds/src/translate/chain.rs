@@ -2,6 +2,7 @@
 
 use super::filters::{self, NetworkFilters};
 use super::http;
+use super::observe;
 use super::unsupported::{Notes, Subject};
 use super::wire::{Undecodable, decode, duration, open, type_name};
 use cairn_proto::envoy as pb;
@@ -85,7 +86,8 @@ pub(super) fn chain(bytes: &[u8]) -> Result<Chain, Undecodable> {
                 done = true;
             }
             TCP_PROXY if number == last => {
-                let proxied = tcp(config, std::mem::take(&mut before.rbac), &mut subject)?;
+                let rbac = std::mem::take(&mut before.rbac);
+                let proxied = tcp(config, rbac, before.stats.as_ref(), &mut subject)?;
                 chain.stats = before.stats.take();
                 chain.body = Body::Tcp(proxied);
                 done = true;
@@ -98,9 +100,14 @@ pub(super) fn chain(bytes: &[u8]) -> Result<Chain, Undecodable> {
     }
     let notes = subject.notes;
     if let Some(reason) = &notes.broken {
+        // What is refused is told of, too.
+        let observe = match &chain.body {
+            Body::Http(chain) => chain.observe.clone(),
+            Body::Tcp(chain) => chain.observe.clone(),
+        };
         chain.body = match is_http {
-            true => Body::Http(http::broken(reason)),
-            false => Body::Tcp(broken_tcp(reason)),
+            true => Body::Http(HttpChain { observe, ..http::broken(reason) }),
+            false => Body::Tcp(TcpChain { observe, ..broken_tcp(reason) }),
         };
     }
     Ok(Chain { name, notes, ..chain })
@@ -124,6 +131,7 @@ pub(super) fn broken_tcp(reason: &str) -> TcpChain {
         clusters: Vec::new(),
         idle_timeout: None,
         max_duration: None,
+        observe: None,
         broken: Some(reason.to_owned()),
     }
 }
@@ -132,9 +140,11 @@ pub(super) fn broken_tcp(reason: &str) -> TcpChain {
 fn tcp(
     config: &Any,
     rbac: Vec<cairn_router::spec::Rbac>,
+    stats: Option<&PluginConfig>,
     subject: &mut Subject<'_>,
 ) -> Result<TcpChain, Undecodable> {
     let read = open::<tcp::TcpProxy>(config)?;
+    let observe = observe::tcp(&read.message, stats, subject)?;
     let tcp::TcpProxy {
         stat_prefix: _,
         on_demand,
@@ -142,7 +152,7 @@ fn tcp(
         idle_timeout,
         downstream_idle_timeout,
         upstream_idle_timeout,
-        access_log,
+        access_log: _,
         max_connect_attempts,
         backoff_options,
         hash_policy,
@@ -169,7 +179,6 @@ fn tcp(
         downstream_idle_timeout.is_some() || upstream_idle_timeout.is_some(),
         "an idle timeout of one side",
     );
-    subject.degrade_if(!access_log.is_empty(), "the access log");
     subject.degrade_if(
         max_connect_attempts.is_some_and(|most| most.value > 1) || backoff_options.is_some(),
         "a second try to connect",
@@ -202,6 +211,7 @@ fn tcp(
         clusters,
         idle_timeout: idle_timeout.as_ref().map(duration),
         max_duration: max_downstream_connection_duration.as_ref().map(duration),
+        observe,
         broken: None,
     })
 }

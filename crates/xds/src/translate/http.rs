@@ -1,6 +1,7 @@
 //! HTTP chains. Envoy: `http_connection_manager.v3.HttpConnectionManager`.
 
 use super::filters::{self, HttpFilters};
+use super::observe;
 use super::rbac::{self, Place};
 use super::route::{self, Scope, Unread};
 use super::shallow;
@@ -59,6 +60,7 @@ pub(super) fn chain(bytes: &[u8], subject: &mut Subject<'_>) -> Result<Translate
     chain.filters = std::mem::take(&mut filters.filters);
     chain.suppress_envoy_headers = filters.suppress_envoy_headers;
     chain.routes = routes;
+    chain.observe = observe::http(&read.message, filters.stats.as_ref(), subject)?;
     Ok(Translated { chain, filters })
 }
 
@@ -83,6 +85,7 @@ fn empty() -> HttpChain {
         suppress_envoy_headers: false,
         escaped_slashes: EscapedSlashes::KeepUnchanged,
         idle_timeout: None,
+        observe: None,
         broken: None,
     }
 }
@@ -120,7 +123,7 @@ fn settings(
         stat_prefix: _,
         http_filters: _,
         add_user_agent,
-        tracing,
+        tracing: _,
         common_http_protocol_options,
         http1_safe_max_connection_duration: _,
         http_protocol_options,
@@ -137,7 +140,7 @@ fn settings(
         drain_timeout: _,
         drain_timeout_jitter: _,
         delayed_close_timeout: _,
-        access_log,
+        access_log: _,
         access_log_flush_interval: _,
         flush_access_log_on_new_request: _,
         access_log_options: _,
@@ -177,8 +180,6 @@ fn settings(
     } = from;
     subject.degrade_if(*codec_type != CodecType::Auto as i32, "a fixed version of HTTP");
     subject.degrade_if(is_true(add_user_agent), "the header `user-agent`");
-    subject
-        .degrade_if(tracing.as_ref().is_some_and(|tracing| tracing.provider.is_some()), "tracing");
     subject.degrade_if(scheme_header_transformation.is_some(), "a change of `:scheme`");
     subject.degrade_if(max_request_headers_kb.is_some(), "a bound of its own on request headers");
     let bounded = [request_timeout, request_headers_timeout];
@@ -186,7 +187,6 @@ fn settings(
         bounded.into_iter().flatten().any(|bound| !duration(bound).is_zero()),
         "a bound on how long a request may take to come",
     );
-    subject.degrade_if(!access_log.is_empty(), "the access log");
     subject.refuse_if(
         !early_header_mutation_extensions.is_empty(),
         "a change of headers before all filters",

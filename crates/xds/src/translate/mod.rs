@@ -26,6 +26,7 @@ mod headers;
 mod http;
 mod listener;
 mod matcher;
+mod observe;
 mod overrides;
 mod rbac;
 mod route;
