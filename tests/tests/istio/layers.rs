@@ -92,6 +92,30 @@ fn policies_stand_in_front_of_tunnels_and_of_requests() {
     });
 }
 
+#[test]
+fn a_policy_does_not_wait_for_endpoints_that_came_with_it() {
+    drive(async {
+        let mut mesh = Mesh::with(&["app"]).await;
+        let (_pod, waypoint) = mesh.waypoint().await;
+        let friend = mesh.client_as(&waypoint, "friend").await;
+        let guest = mesh.client_as(&waypoint, "guest").await;
+        mesh.answers(&guest, "app", 200).await;
+        mesh.istiod.hold(Kind::Endpoints);
+        let late = shapes::cluster_of(&shapes::cluster("late"));
+        mesh.istiod.push(Kind::Cluster, vec![late], &[]);
+        mesh.edit("app", |manager| {
+            manager.http_filters.insert(0, deny("guest", kept("guest")));
+            shapes::route(manager).action = Some(shapes::to("late"));
+        });
+        // The guest is out while others still get what was served before.
+        mesh.answers(&guest, "app", 403).await;
+        assert_eq!(mesh.get(&friend, "app", "/").await.backend(), "app");
+        // In the end the new route holds, endpoints or not.
+        mesh.answers(&friend, "app", 503).await;
+        assert_eq!(guest.status(&mesh.vip("app"), "/").await, 403);
+    });
+}
+
 fn all() -> Option<FractionalPercent> {
     Some(FractionalPercent { numerator: 100, denominator: 0 })
 }

@@ -3,6 +3,9 @@
 //! Istiod pushes in bursts: what comes shortly after one another becomes one snapshot, and under a
 //! constant stream there is one every [`LONGEST_WAIT`]. Compiling runs on the configuration's own thread.
 
+mod ahead;
+
+use self::ahead::ahead;
 use super::feeder::{Feeder, Yield};
 use arc_swap::ArcSwap;
 use cairn_identity::{Identity, TrustDomains};
@@ -90,6 +93,7 @@ impl Publisher {
             self.settled(first + LONGEST_WAIT).await;
             let warm = first + LONGEST_WARMING;
             while self.is_warming() && tokio::time::Instant::now() < warm {
+                self.guarded(Publisher::publish_ahead);
                 tokio::select! {
                     () = self.feeder.changed() => {}
                     () = sleep_until(warm) => {}
@@ -99,13 +103,17 @@ impl Publisher {
             if self.has_all() {
                 continue;
             }
-            // A defect must not end the configuration: the last snapshot stays, and the next starts afresh.
-            if catch_unwind(AssertUnwindSafe(|| self.publish())).is_err() {
-                tracing::error!("making a snapshot failed, the last one stays");
-                self.start_afresh();
-            }
+            self.guarded(Publisher::publish);
             // Answers that came in the meantime are taken before the next.
             tokio::task::yield_now().await;
+        }
+    }
+
+    /// A defect must not end the configuration: the last snapshot stays, and the next starts afresh.
+    fn guarded(&mut self, publish: fn(&mut Publisher)) {
+        if catch_unwind(AssertUnwindSafe(|| publish(self))).is_err() {
+            tracing::error!("making a snapshot failed, the last one stays");
+            self.start_afresh();
         }
     }
 
@@ -135,6 +143,17 @@ impl Publisher {
     /// Forgets what was compiled.
     pub fn start_afresh(&mut self) {
         self.compiler = Compiler::new(self.instance.name());
+    }
+
+    /// Publishes what is no longer allowed, while all else waits.
+    fn publish_ahead(&mut self) {
+        let Yield { resources, facts, .. } = self.feeder.take();
+        set_trust_domains(&self.instance.identity().clone(), &facts, Step::Before);
+        if let Some(resources) = ahead(&self.resources.load(), &resources) {
+            let mesh = self.compiler.compile_lossy(&resources);
+            self.resources.store(Arc::new(resources));
+            let _said_with_the_whole = self.instance.publish(mesh);
+        }
     }
 
     /// Publishes what there is.
