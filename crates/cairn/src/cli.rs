@@ -1,5 +1,6 @@
 //! The command line.
 
+use crate::pool::PoolArgs;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -48,6 +49,8 @@ pub enum Command {
     /// Say what becomes of a request, and why: policies, route, cluster, endpoints
     #[command(after_help = EXPLAIN_HELP)]
     Explain(ExplainArgs),
+    /// Let a cluster use the pool, and find what is wrong there
+    Pool(PoolArgs),
     /// Make and show certificates for development
     Certs(CertsArgs),
     /// Print the version

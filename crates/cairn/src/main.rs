@@ -16,8 +16,8 @@ mod exchange;
 mod explain;
 mod failure;
 mod fleet;
-
 mod logging;
+mod pool;
 mod ready;
 mod serve;
 mod signals;
@@ -48,6 +48,7 @@ fn main() -> ExitCode {
         Command::Curl(args) => curl::run(&args),
         Command::Certs(args) => certs::run(&args),
         Command::Explain(args) => explain::run(&args),
+        Command::Pool(args) => pool::run(&args),
         Command::Version => {
             say!("cairn {}", env!("CARGO_PKG_VERSION"));
             Ok(ExitCode::SUCCESS)

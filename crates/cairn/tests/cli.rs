@@ -108,6 +108,37 @@ fn curl_names_a_waypoint_that_is_not_there() {
 
 #[cfg(unix)]
 #[test]
+fn a_cluster_gets_what_the_pool_needs_and_its_mistakes_are_found() {
+    let install = cairn(&["pool", "install", "--port", "21001", "--prefer-close"]);
+    assert!(install.status.success(), "{}", stderr(&install));
+    let text = stdout(&install);
+    let documents = text.split("\n---\n").count();
+    assert_eq!(documents, 5, "{text}");
+    for line in ["  gatewayClassName: istio-waypoint", "      hbone: 21001", "--subresource=status"] {
+        assert!(text.contains(line), "{line} in {text}");
+    }
+    let taken = cairn(&["pool", "install", "--port", "15008"]);
+    assert_eq!(taken.status.code(), Some(1));
+    assert!(stderr(&taken).contains("port 15008"), "{}", stderr(&taken));
+
+    let dir = tempfile::tempdir().unwrap();
+    let objects = dir.path().join("objects.json");
+    let write = |text: &str| std::fs::write(&objects, text).unwrap();
+    let lint = || cairn(&["pool", "lint", "--port", "21001", objects.to_str().unwrap()]);
+    write(r#"{"kind": "List", "items": []}"#);
+    let empty = lint();
+    assert_eq!(empty.status.code(), Some(3), "{}", stderr(&empty));
+    assert!(stdout(&empty).contains("error [no-gateway] Gateway waypoint-pool/waypoint-pool"));
+    assert!(stderr(&empty).contains("3 errors, 0 warnings"));
+    for bad in ["", "{", "[1]", "7"] {
+        write(bad);
+        let refused = lint();
+        assert_eq!(refused.status.code(), Some(1), "{bad}");
+        assert!(stderr(&refused).contains("kubectl get -o json"), "{}", stderr(&refused));
+    }
+}
+
+#[test]
 fn a_reader_that_has_gone_is_no_failure() {
     use std::process::Stdio;
     let mut child = Command::new(env!("CARGO_BIN_EXE_cairn"))
