@@ -4,13 +4,17 @@
 //! configuration. An operator without a value leaves nothing behind (Envoy: `omit_empty_values`, as
 //! it formats header values).
 
-mod time;
+mod context;
+mod flags;
+pub(crate) mod time;
+
+pub use context::{Facts, FormatContext, Peer};
+pub use flags::FLAGS;
 
 use crate::request::{HeaderKey, Headers};
 use http::Version;
 use std::fmt::Write;
 use std::net::SocketAddr;
-use std::time::{Duration, SystemTime};
 use time::TimeFormat;
 
 /// A formatted text ends here, in bytes.
@@ -20,45 +24,6 @@ pub const MAX_LEN: usize = 64 << 10;
 #[derive(Debug, Clone)]
 pub struct Format {
     segments: Vec<Segment>,
-}
-
-/// What operators can say; what is not known is left out.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct FormatContext<'a> {
-    /// `%PROTOCOL%`: of the request.
-    pub protocol: Option<Version>,
-    /// `%START_TIME%`: when the request's first byte came.
-    pub start_time: Option<SystemTime>,
-    /// `%DURATION%`, in whole milliseconds: since the start.
-    pub duration: Option<Duration>,
-    /// `%DOWNSTREAM_REMOTE_ADDRESS%` and its kin: the HBONE peer's.
-    pub downstream_remote: Option<SocketAddr>,
-    /// `%DOWNSTREAM_LOCAL_ADDRESS%` and its kin: what CONNECT named.
-    pub downstream_local: Option<SocketAddr>,
-    /// `%DOWNSTREAM_PEER_URI_SAN%`: the peer's SPIFFE id.
-    pub peer_uri_san: Option<&'a str>,
-    /// `%DOWNSTREAM_LOCAL_URI_SAN%`: ours.
-    pub local_uri_san: Option<&'a str>,
-    /// `%UPSTREAM_HOST%`, `%UPSTREAM_REMOTE_ADDRESS%`: the endpoint's.
-    pub upstream_host: Option<SocketAddr>,
-    /// `%UPSTREAM_CLUSTER%`, `%UPSTREAM_CLUSTER_RAW%`
-    pub upstream_cluster: Option<&'a str>,
-    /// `%ROUTE_NAME%`
-    pub route_name: Option<&'a str>,
-    /// `%VIRTUAL_HOST_NAME%`
-    pub virtual_host_name: Option<&'a str>,
-    /// `%HOSTNAME%`: of this machine.
-    pub hostname: Option<&'a str>,
-    /// `%RESPONSE_CODE%`
-    pub response_code: Option<u16>,
-    /// `%RESPONSE_CODE_DETAILS%`
-    pub response_code_details: Option<&'a str>,
-    /// `%RESPONSE_FLAGS%`: Envoy's short codes.
-    pub response_flags: Option<&'a str>,
-    /// `%BYTES_RECEIVED%`: of the request's body.
-    pub bytes_received: Option<u64>,
-    /// `%BYTES_SENT%`: of the response's body.
-    pub bytes_sent: Option<u64>,
 }
 
 #[derive(Debug, Clone)]
@@ -363,7 +328,7 @@ fn number(value: Option<impl std::fmt::Display>, out: &mut String) -> std::fmt::
     value.map_or(Ok(()), |value| write!(out, "{value}"))
 }
 
-fn protocol(version: Version) -> &'static str {
+pub(crate) fn protocol(version: Version) -> &'static str {
     match version {
         Version::HTTP_09 => "HTTP/0.9",
         Version::HTTP_10 => "HTTP/1.0",
@@ -379,7 +344,7 @@ mod tests {
     use super::*;
     use crate::request::RequestView;
     use http::{HeaderMap, HeaderValue, Method};
-    use std::time::UNIX_EPOCH;
+    use std::time::{Duration, UNIX_EPOCH};
 
     fn render(text: &str) -> String {
         let mut headers = HeaderMap::new();

@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 pub mod action;
+pub mod cel;
 pub mod cluster;
 pub mod compile;
 pub mod cors;

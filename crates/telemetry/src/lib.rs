@@ -30,12 +30,15 @@
 //! | `cairn_telemetry_series` | gauge | `family` = `requests`, `connections` |
 //! | `cairn_telemetry_series_limit` | gauge | |
 //! | `cairn_telemetry_series_dropped_total` | counter | `family`: label sets refused a series of their own |
+//! | `cairn_access_log_lines_total` | counter | `log` = `stdout`, `stderr`, `otlp` |
+//! | `cairn_access_log_dropped_total` | counter | `log`: lines and records that were dropped |
 //! | `cairn_telemetry_samples_rejected_total` | counter | samples of collectors that fit no valid family |
 //!
 //! Other crates' counters are added by [`Telemetry::register`].
 
 #![forbid(unsafe_code)]
 
+pub mod access_log;
 mod event;
 mod exposition;
 mod flags;

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use parking_lot::Mutex;
 
+use crate::access_log::AccessLogs;
 use crate::event::{ConnectionEvent, RequestEvent};
 use crate::exposition::{Exposition, Kind, number};
 use crate::key::KeyRef;
@@ -47,6 +48,7 @@ pub struct Telemetry {
     build_tag: String,
     collectors: Mutex<Vec<Arc<Collector>>>,
     samples_rejected: AtomicU64,
+    access_logs: Arc<AccessLogs>,
 }
 
 #[derive(Debug)]
@@ -85,7 +87,13 @@ impl Telemetry {
             build_tag,
             collectors: Mutex::new(Vec::new()),
             samples_rejected: AtomicU64::new(0),
+            access_logs: Arc::default(),
         })
+    }
+
+    /// Where access logs go out.
+    pub fn access_logs(&self) -> &Arc<AccessLogs> {
+        &self.access_logs
     }
 
     /// The handle of worker `index`; indices count modulo the number of shards.
@@ -170,6 +178,7 @@ impl Telemetry {
                 dropped,
             );
         }
+        self.access_logs.write(&mut writer);
         let collectors = self.collectors.lock().clone();
         for collector in &collectors {
             collector(&mut writer);

@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 /// How a point in time is written.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct TimeFormat(Vec<Part>);
+pub(crate) struct TimeFormat(Vec<Part>);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Part {
@@ -31,12 +31,17 @@ struct Civil {
 
 impl TimeFormat {
     /// `2026-01-31T12:00:00.000Z` (Envoy's default).
-    pub(super) fn iso() -> TimeFormat {
+    pub(crate) fn iso() -> TimeFormat {
         TimeFormat::parse("%Y-%m-%dT%H:%M:%S.%3fZ").expect("all of these are known")
     }
 
+    /// `2026-01-31T12:00:00`
+    pub(crate) fn seconds() -> TimeFormat {
+        TimeFormat::parse("%Y-%m-%dT%H:%M:%S").expect("all of these are known")
+    }
+
     /// Reads what Envoy takes: `strftime` letters, `%f` and `%1f` to `%9f`, `%s`, `%3s`, `%6s`, `%9s`.
-    pub(super) fn parse(text: &str) -> Result<TimeFormat, String> {
+    pub(crate) fn parse(text: &str) -> Result<TimeFormat, String> {
         let mut parts = Vec::new();
         let mut chars = text.chars();
         while let Some(c) = chars.next() {
@@ -75,7 +80,7 @@ impl TimeFormat {
     }
 
     /// Writes a point in time; what is before 1970 counts as its beginning.
-    pub(super) fn render(&self, time: SystemTime, out: &mut String) {
+    pub(crate) fn render(&self, time: SystemTime, out: &mut String) {
         let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
         let (seconds, nanos) = (since.as_secs(), u64::from(since.subsec_nanos()));
         let civil = Civil::from_days(seconds / 86_400);
