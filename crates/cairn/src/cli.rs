@@ -1,5 +1,6 @@
 //! The command line.
 
+use crate::scaler::{self, ScalerArgs};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -50,6 +51,12 @@ pub enum Command {
     Explain(ExplainArgs),
     /// Make and show certificates for development
     Certs(CertsArgs),
+    /// Decide how many members a pool needs, for KEDA or by scaling them itself
+    ///
+    /// Polls the members' /load, decides every two seconds, and answers KEDA's external-scaler calls;
+    /// with --apply it sets the replicas of a Deployment itself.
+    #[command(after_help = scaler::HELP)]
+    Scaler(Box<ScalerArgs>),
     /// Print the version
     Version,
 }
@@ -294,7 +301,8 @@ impl FromStr for Bind {
     }
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
+/// `250ms`, `30s`, `1m5s`.
+pub fn duration(text: &str) -> Result<Duration, String> {
     cairn_router::spec::duration::parse(text)
 }
 

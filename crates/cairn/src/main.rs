@@ -19,6 +19,7 @@ mod fleet;
 
 mod logging;
 mod ready;
+mod scaler;
 mod serve;
 mod signals;
 mod terminal;
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
         Command::Curl(args) => curl::run(&args),
         Command::Certs(args) => certs::run(&args),
         Command::Explain(args) => explain::run(&args),
+        Command::Scaler(args) => scaler::run(&args),
         Command::Version => {
             say!("cairn {}", env!("CARGO_PKG_VERSION"));
             Ok(ExitCode::SUCCESS)

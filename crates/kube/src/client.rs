@@ -51,10 +51,11 @@ impl Client {
                 AccessError(format!("{}; outside of a pod give a kubeconfig", chain(&error)))
             })?,
             Access::Kubeconfig(file) => {
-                let read = Kubeconfig::read_from(file).map_err(|error| AccessError(chain(&error)))?;
-                Config::from_custom_kubeconfig(read, &KubeConfigOptions::default())
-                    .await
-                    .map_err(|error| AccessError(format!("{}: {}", file.display(), chain(&error))))?
+                let read =
+                    Kubeconfig::read_from(file).map_err(|error| AccessError(chain(&error)))?;
+                Config::from_custom_kubeconfig(read, &KubeConfigOptions::default()).await.map_err(
+                    |error| AccessError(format!("{}: {}", file.display(), chain(&error))),
+                )?
             }
             Access::Explicit { url, token, ca } => {
                 let url = url

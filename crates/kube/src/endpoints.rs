@@ -1,8 +1,8 @@
 //! Who is behind a Service, followed as it changes.
 
+use crate::Cause;
 use crate::client::Client;
 use crate::error::{Error, Request, chain};
-use crate::Cause;
 use futures::StreamExt;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::runtime::WatchStreamExt;
@@ -180,8 +180,14 @@ mod tests {
     #[test]
     fn a_pod_is_one_endpoint_in_however_many_slices() {
         let slices = [
-            slice("IPv6", json!([pod("a", "fd00::1", Some(true)), pod("b", "fd00::2", Some(true))])),
-            slice("IPv4", json!([pod("a", "10.0.0.1", Some(true)), pod("b", "10.0.0.2", Some(false))])),
+            slice(
+                "IPv6",
+                json!([pod("a", "fd00::1", Some(true)), pod("b", "fd00::2", Some(true))]),
+            ),
+            slice(
+                "IPv4",
+                json!([pod("a", "10.0.0.1", Some(true)), pod("b", "10.0.0.2", Some(false))]),
+            ),
             slice("FQDN", json!([{ "addresses": ["a.example"] }])),
             slice("IPv4", json!([{ "addresses": ["10.0.0.9"], "conditions": {} }])),
         ];

@@ -104,11 +104,7 @@ struct Candidate {
 }
 
 impl Candidate {
-    async fn run(
-        mut self,
-        state: watch::Sender<Leadership>,
-        mut released: oneshot::Receiver<()>,
-    ) {
+    async fn run(mut self, state: watch::Sender<Leadership>, mut released: oneshot::Receiver<()>) {
         // As client-go's defaults are to each other: 15 s, 10 s, 2 s.
         let deadline = self.duration * 2 / 3;
         let pause = self.duration * 2 / 15;

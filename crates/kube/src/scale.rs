@@ -161,7 +161,8 @@ mod tests {
 
     #[test]
     fn targets_are_named_as_kubectl_names_them() {
-        let parse = |text| Target::parse(text, "pool").map(|target| (target.resource, target.group));
+        let parse =
+            |text| Target::parse(text, "pool").map(|target| (target.resource, target.group));
         let of = |resource: &str, group: &str| Ok((resource.to_owned(), group.to_owned()));
         assert_eq!(parse("deployments/a"), of("deployments", "apps"));
         assert_eq!(parse("statefulset/a"), of("statefulsets", "apps"));
