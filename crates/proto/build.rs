@@ -2,7 +2,8 @@
 
 use std::error::Error;
 
-const FILES: [&str; 3] = ["proto/ca.proto", "proto/workload.proto", "proto/stats.proto"];
+const FILES: [&str; 4] =
+    ["proto/ca.proto", "proto/externalscaler.proto", "proto/stats.proto", "proto/workload.proto"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=proto");

@@ -94,11 +94,14 @@ pub struct Autoscaler {
     policy: Policy,
     demand: Window,
     decisions: Window,
-    started: Option<Duration>,
+    started: bool,
     panic_until: Option<Duration>,
     panic_most: u32,
     overloaded_since: Option<Duration>,
-    last_step_down: Option<Duration>,
+    /// Members that overload asked for, and when.
+    overload_step: Option<(Duration, u32)>,
+    /// Members that the last step down leaves, and when it was decided.
+    step_down: Option<(Duration, u32)>,
 }
 
 impl Default for Policy {
@@ -193,17 +196,30 @@ impl Autoscaler {
             demand: Window::new(DEVIATION_WINDOW.max(policy.stable_window)),
             decisions: Window::new(policy.down_delay),
             policy,
-            started: None,
+            started: false,
             panic_until: None,
             panic_most: 0,
             overloaded_since: None,
-            last_step_down: None,
+            overload_step: None,
+            step_down: None,
         })
     }
 
     /// How it scales.
     pub fn policy(&self) -> &Policy {
         &self.policy
+    }
+
+    /// Begins anew with what there is: nothing of `current` goes before a stable window and the delay
+    /// are over. The first decision does so by itself; a caller does when it learns only later how
+    /// many members there were.
+    pub fn hold(&mut self, now: Duration, current: u32) {
+        self.started = true;
+        if current > 0 {
+            self.panic_until = Some(now + self.policy.stable_window);
+            self.panic_most = self.panic_most.max(current);
+            self.decisions.add(now, f64::from(current));
+        }
     }
 
     /// Takes in the demand of now and decides. `current` is how many members are asked for at present
@@ -213,19 +229,18 @@ impl Autoscaler {
     /// history is lost, not the load.
     pub fn decide(&mut self, now: Duration, demand: &Demand, current: u32) -> Decision {
         let policy = self.policy.clone();
-        let share = match demand.members {
-            0 => 1.0,
-            members => demand.answering as f64 / members as f64,
+        // Who starts says nothing; where all do, nobody goes.
+        let judged = demand.members.saturating_sub(demand.starting);
+        let share = match judged {
+            0 => ANSWER_TO_DECIDE,
+            judged => demand.answering as f64 / judged as f64,
         };
         let readable = share >= ANSWER_TO_DECIDE;
-        if readable {
+        if readable && judged > 0 {
             self.demand.add(now, demand.units);
         }
-        let started = *self.started.get_or_insert(now);
-        if started == now && current > 0 {
-            self.panic_until = Some(now + policy.stable_window);
-            self.panic_most = current;
-            self.decisions.add(now, f64::from(current));
+        if !self.started {
+            self.hold(now, current);
         }
         self.overloaded_since = demand.overloaded.then(|| self.overloaded_since.unwrap_or(now));
 
@@ -256,7 +271,16 @@ impl Autoscaler {
         if panic {
             desired = self.panic_most.max(by_panic).max(by_stable).max(ready.min(current));
             if long_overloaded {
-                desired = desired.max(grown(current));
+                // Once per cold start: who was asked for has to come before it is known whether it
+                // is enough.
+                let step = match self.overload_step {
+                    Some((at, members)) if now - at < cold_start => members,
+                    _ => grown(current),
+                };
+                if self.overload_step.is_none_or(|(at, _)| now - at >= cold_start) {
+                    self.overload_step = Some((now, step));
+                }
+                desired = desired.max(step);
             }
             self.panic_most = desired;
             mode = Mode::Panic;
@@ -271,6 +295,7 @@ impl Autoscaler {
         } else {
             self.panic_until = None;
             self.panic_most = 0;
+            self.overload_step = None;
             mode = Mode::Stable;
             desired = by_stable;
             reason = format!("{stable:.2} units and {headroom:.2} of headroom");
@@ -286,7 +311,9 @@ impl Autoscaler {
         }
         desired = desired.clamp(policy.min, policy.max);
         if desired < current {
-            let holds = if share < ANSWER_TO_SHRINK {
+            let holds = if judged == 0 {
+                Some("no member is there yet")
+            } else if share < ANSWER_TO_SHRINK {
                 Some("too few members answer")
             } else if demand.draining > 0 {
                 Some("a member drains")
@@ -297,16 +324,24 @@ impl Autoscaler {
                 desired = current;
                 mode = Mode::Hold;
                 reason = format!("{why}: nothing goes");
-            } else if self.last_step_down.is_some_and(|last| now - last < policy.down_period) {
-                desired = current;
             } else {
                 let step = ((f64::from(current) * policy.down_share).floor() as u32).max(1);
-                let floor = current.saturating_sub(step);
+                let lowest = current.saturating_sub(step);
+                // A step stands for its whole period, so that whoever acts on it sooner or later,
+                // as an HPA does, finds the same number each time that it asks.
+                let floor = match self.step_down {
+                    Some((at, floor)) if now - at < policy.down_period => {
+                        floor.max(lowest).min(current)
+                    }
+                    _ => {
+                        self.step_down = Some((now, lowest.max(desired)));
+                        lowest
+                    }
+                };
                 if desired < floor {
                     reason = format!("{reason}; {step} at a time");
                 }
                 desired = desired.max(floor);
-                self.last_step_down = Some(now);
             }
             desired = desired.clamp(policy.min, policy.max);
         } else if desired > current && desired < policy.max {

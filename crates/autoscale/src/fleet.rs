@@ -2,9 +2,9 @@
 //!
 //! A member's pressure is the largest share of anything that it can run out of. A member that does
 //! not answer is busy, never gone: it counts with what it said last, and with no less than those that
-//! answer.
+//! answer. One that is known to be starting and has never answered carries nothing yet.
 
-use crate::load::{LoadReport, SCHEMA_VERSION};
+use crate::load::{LoadReport, SCHEMA_VERSION, TenantLoad};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -24,6 +24,45 @@ pub struct TenantCaps {
     pub of: BTreeMap<(String, String), f64>,
 }
 
+/// What one poll of a member gave.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Answer {
+    /// Its report. One of another schema is no answer.
+    Report(Box<LoadReport>),
+    /// Nothing, though it should take traffic.
+    Silent,
+    /// Nothing, and nobody says that it takes traffic already.
+    Starting,
+}
+
+/// How a member stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MemberState {
+    /// Answered the last poll.
+    Answering,
+    /// Did not, and counts as busy.
+    Silent,
+    /// Has never answered and takes no traffic yet.
+    Starting,
+}
+
+/// One member, for people.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct MemberView<'a> {
+    /// Its address or name.
+    pub name: &'a str,
+    /// How it stands.
+    pub state: MemberState,
+    /// Since its last report; `None`: there was none.
+    pub age: Option<Duration>,
+    /// Its last report.
+    pub report: Option<&'a LoadReport>,
+    /// Largest share of its capacity, between its last two reports.
+    pub pressure: f64,
+    /// Requests in flight, on average between them.
+    pub in_flight: f64,
+}
+
 /// What is known of the members.
 #[derive(Debug, Default)]
 pub struct Fleet {
@@ -39,7 +78,7 @@ struct Member {
     last: Option<(Duration, LoadReport)>,
     /// What it used between its last two reports.
     usage: Option<Usage>,
-    answered: bool,
+    state: MemberState,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -48,13 +87,20 @@ struct Usage {
     pressure: f64,
     size: f64,
     in_flight: f64,
-    /// Requests in flight by mesh and namespace.
-    tenants: Vec<((String, String), f64)>,
+    tenants: Vec<TenantUsage>,
     capacity_in_flight: f64,
     shed: u64,
     delay: f64,
     ready: bool,
     draining: bool,
+}
+
+#[derive(Debug, Clone)]
+struct TenantUsage {
+    /// Mesh and namespace.
+    tenant: (String, String),
+    in_flight: f64,
+    shed: u64,
 }
 
 /// What the fleet has to do.
@@ -72,21 +118,30 @@ pub struct Demand {
     pub ready: usize,
     /// Those that finish what they have.
     pub draining: usize,
+    /// Those that have never answered and take no traffic yet; the others are judged by.
+    pub starting: usize,
     /// Requests in flight, for people.
     pub in_flight: f64,
-    /// Something was refused for lack of room since the previous poll, or tasks wait too long.
+    /// Something was refused for lack of room since the previous poll, or tasks wait too long. What
+    /// a tenant beyond its cap was refused does not count.
     pub overloaded: bool,
     /// 95th percentile of the last starts, exec to ready.
     pub cold_start: Option<Duration>,
 }
 
+impl From<Option<LoadReport>> for Answer {
+    fn from(report: Option<LoadReport>) -> Self {
+        report.map_or(Answer::Silent, |report| Answer::Report(Box::new(report)))
+    }
+}
+
 impl Fleet {
-    /// Takes in what one round of polls gave: for each member that there is its report, or `None`
-    /// if it did not answer. Members that are not named any more are forgotten.
-    pub fn poll<'a>(
+    /// Takes in what one round of polls gave, for each member that there is. Members that are not
+    /// named any more are forgotten.
+    pub fn poll<'a, A: Into<Answer>>(
         &mut self,
         now: Duration,
-        answers: impl IntoIterator<Item = (&'a str, Option<LoadReport>)>,
+        answers: impl IntoIterator<Item = (&'a str, A)>,
     ) {
         let mut there = BTreeSet::new();
         for (name, answer) in answers {
@@ -97,11 +152,21 @@ impl Fleet {
             let member = self.members.entry(name.to_owned()).or_insert(Member {
                 last: None,
                 usage: None,
-                answered: false,
+                state: MemberState::Starting,
             });
-            let report = answer.filter(|report| report.version == SCHEMA_VERSION);
-            member.answered = report.is_some();
-            let Some(report) = report else { continue };
+            let report = match answer.into() {
+                Answer::Report(report) if report.version == SCHEMA_VERSION => *report,
+                // Who has answered once has taken traffic, whatever is said of it.
+                Answer::Starting if member.last.is_none() => {
+                    member.state = MemberState::Starting;
+                    continue;
+                }
+                Answer::Report(_) | Answer::Silent | Answer::Starting => {
+                    member.state = MemberState::Silent;
+                    continue;
+                }
+            };
+            member.state = MemberState::Answering;
             if let Some(start) = &report.cold_start
                 && report.ready
                 && start.ready_milliseconds > 0.0
@@ -134,7 +199,7 @@ impl Fleet {
         let answering = || {
             self.members
                 .values()
-                .filter(|member| member.answered)
+                .filter(|member| member.answers())
                 .filter_map(|member| member.usage.as_ref())
         };
         let sizes: f64 = answering().map(|usage| usage.size).sum();
@@ -147,48 +212,63 @@ impl Fleet {
             0 => 1.0,
             count => known().map(|usage| usage.size).sum::<f64>() / count as f64,
         };
+        let beyond = self.beyond_caps(caps);
         for member in self.members.values() {
-            demand.answering += usize::from(member.answered);
+            demand.answering += usize::from(member.answers());
+            demand.starting += usize::from(member.state == MemberState::Starting);
             match &member.usage {
                 Some(usage) => {
                     let pressure =
-                        if member.answered { usage.pressure } else { usage.pressure.max(mean) };
+                        if member.answers() { usage.pressure } else { usage.pressure.max(mean) };
                     demand.units += pressure * usage.size;
                     demand.in_flight += usage.in_flight;
                     demand.ready += usize::from(usage.ready && !usage.draining);
                     demand.draining += usize::from(usage.draining);
-                    demand.overloaded |= member.answered
-                        && (usage.shed > 0 || usage.delay > HARD_DELAY_MILLISECONDS);
+                    demand.overloaded |= member.answers()
+                        && (usage.shed_within_caps(&beyond) > 0
+                            || usage.delay > HARD_DELAY_MILLISECONDS);
                 }
+                None if member.state == MemberState::Starting => {}
                 None => demand.units += mean * mean_size,
             }
         }
-        demand.capped_units = self.beyond_caps(caps).min(demand.units);
+        demand.capped_units = beyond.values().sum::<f64>().min(demand.units);
         demand.units -= demand.capped_units;
         demand
     }
 
+    /// The members by their names.
+    pub fn members(&self, now: Duration) -> impl Iterator<Item = MemberView<'_>> {
+        self.members.iter().map(move |(name, member)| MemberView {
+            name,
+            state: member.state,
+            age: member.last.as_ref().map(|(at, _)| now.saturating_sub(*at)),
+            report: member.last.as_ref().map(|(_, report)| report),
+            pressure: member.usage.as_ref().map_or(0.0, |usage| usage.pressure),
+            in_flight: member.usage.as_ref().map_or(0.0, |usage| usage.in_flight),
+        })
+    }
+
     /// Capacity units that tenants ask for beyond their caps, measured by requests in flight.
-    fn beyond_caps(&self, caps: &TenantCaps) -> f64 {
-        if caps.default.is_none() && caps.of.is_empty() {
-            return 0.0;
-        }
+    fn beyond_caps(&self, caps: &TenantCaps) -> BTreeMap<&(String, String), f64> {
         let mut units: BTreeMap<&(String, String), f64> = BTreeMap::new();
+        if caps.default.is_none() && caps.of.is_empty() {
+            return units;
+        }
         for usage in self.members.values().filter_map(|member| member.usage.as_ref()) {
             if usage.capacity_in_flight > 0.0 {
-                for (tenant, in_flight) in &usage.tenants {
+                for TenantUsage { tenant, in_flight, shed: _ } in &usage.tenants {
                     *units.entry(tenant).or_default() +=
                         in_flight / usage.capacity_in_flight * usage.size;
                 }
             }
         }
+        units.retain(|tenant, units| {
+            let cap = caps.of.get(*tenant).copied().or(caps.default);
+            *units -= cap.unwrap_or(f64::INFINITY);
+            *units > 0.0
+        });
         units
-            .into_iter()
-            .filter_map(|(tenant, units)| {
-                let cap = caps.of.get(tenant).copied().or(caps.default)?;
-                Some((units - cap).max(0.0))
-            })
-            .sum()
     }
 
     fn cold_start(&self) -> Option<Duration> {
@@ -201,6 +281,10 @@ impl Fleet {
 }
 
 impl Member {
+    fn answers(&self) -> bool {
+        self.state == MemberState::Answering
+    }
+
     fn take(&mut self, now: Duration, report: LoadReport) {
         let before = self.last.take().filter(|(at, before)| {
             before.instance == report.instance
@@ -248,7 +332,7 @@ impl Usage {
                 .tenants
                 .iter()
                 .filter(|tenant| tenant.namespace != "*")
-                .map(|tenant| ((tenant.mesh.clone(), tenant.namespace.clone()), tenant.in_flight))
+                .map(|tenant| TenantUsage::between(before, tenant))
                 .collect(),
             capacity_in_flight: capacity.in_flight,
             shed: before.map_or(0, |before| now.shed_total.saturating_sub(before.shed_total)),
@@ -257,12 +341,32 @@ impl Usage {
             draining: now.draining,
         }
     }
+
+    /// What was refused since the report before, but for tenants that ask for more than they may.
+    fn shed_within_caps(&self, beyond: &BTreeMap<&(String, String), f64>) -> u64 {
+        let theirs = self.tenants.iter().filter(|usage| beyond.contains_key(&usage.tenant));
+        self.shed.saturating_sub(theirs.map(|usage| usage.shed).sum())
+    }
+}
+
+impl TenantUsage {
+    fn between(before: Option<&LoadReport>, now: &TenantLoad) -> Self {
+        let same =
+            |before: &&TenantLoad| before.mesh == now.mesh && before.namespace == now.namespace;
+        // A tenant that was among the others before is not blamed for what they were refused.
+        let known = before.and_then(|before| before.tenants.iter().find(same));
+        TenantUsage {
+            tenant: (now.mesh.clone(), now.namespace.clone()),
+            in_flight: now.in_flight,
+            shed: known.map_or(0, |known| now.shed_total.saturating_sub(known.shed_total)),
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::load::{Capacity, ColdStart, TenantLoad};
+    use crate::load::{Capacity, ColdStart};
 
     fn report(instance: &str, uptime: f64, integral: f64) -> LoadReport {
         LoadReport {
@@ -326,6 +430,45 @@ mod tests {
         assert_eq!((found.members, found.answering, found.ready), (3, 1, 2));
         fleet.poll(secs(4), [("b", Some(report("b", 5.0, 320.0)))]);
         assert_eq!(demand(&fleet).members, 1);
+    }
+
+    #[test]
+    fn who_starts_carries_nothing_until_it_has_answered() {
+        let mut fleet = Fleet::default();
+        let busy = || Answer::from(Some(report("a", 1.0, 0.0)));
+        fleet.poll(secs(0), [("a", busy()), ("new", Answer::Starting), ("lost", Answer::Silent)]);
+        let found = demand(&fleet);
+        assert_eq!(found.units, 1.0, "one that works, one that counts as it");
+        assert_eq!((found.members, found.answering, found.starting), (3, 1, 1));
+        fleet.poll(secs(2), [("a", Answer::Starting), ("new", Answer::Silent)]);
+        let found = demand(&fleet);
+        assert_eq!((found.starting, found.answering), (0, 0), "it has taken traffic");
+        let views: Vec<_> = fleet.members(secs(5)).collect();
+        let [a, new] = views.as_slice() else { unreachable!() };
+        assert_eq!((a.state, a.age, a.in_flight), (MemberState::Silent, Some(secs(5)), 50.0));
+        assert_eq!((new.state, new.age), (MemberState::Silent, None));
+    }
+
+    #[test]
+    fn what_a_tenant_beyond_its_cap_is_refused_is_no_need() {
+        let caps = TenantCaps { default: Some(0.3), ..TenantCaps::default() };
+        let shed = |uptime, loud, all| {
+            let tenant = TenantLoad {
+                mesh: "m".to_owned(),
+                namespace: "loud".to_owned(),
+                in_flight: 80.0,
+                shed_total: loud,
+                ..TenantLoad::default()
+            };
+            LoadReport { tenants: vec![tenant], shed_total: all, ..report("a", uptime, 0.0) }
+        };
+        let mut fleet = Fleet::default();
+        fleet.poll(secs(0), [("a", Some(shed(1.0, 5, 5)))]);
+        fleet.poll(secs(2), [("a", Some(shed(3.0, 9, 9)))]);
+        assert!(!fleet.demand(&caps).overloaded, "the loud one alone");
+        assert!(demand(&fleet).overloaded, "without a cap it is need");
+        fleet.poll(secs(4), [("a", Some(shed(5.0, 9, 10)))]);
+        assert!(fleet.demand(&caps).overloaded, "somebody else");
     }
 
     #[test]

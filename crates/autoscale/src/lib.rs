@@ -9,9 +9,11 @@
 pub mod decide;
 pub mod fleet;
 pub mod load;
+pub mod mean;
 pub mod simulate;
 pub mod window;
 
 pub use decide::{Autoscaler, Decision, Mode, Policy, PolicyError};
-pub use fleet::{Demand, Fleet, TenantCaps};
+pub use fleet::{Answer, Demand, Fleet, MemberState, MemberView, TenantCaps};
 pub use load::{Capacity, ColdStart, Connections, LoadReport, TenantLoad};
+pub use mean::FleetMean;

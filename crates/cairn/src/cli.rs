@@ -1,6 +1,7 @@
 //! The command line.
 
 use crate::pool::PoolArgs;
+use crate::scaler::{self, ScalerArgs};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -53,6 +54,12 @@ pub enum Command {
     Pool(PoolArgs),
     /// Make and show certificates for development
     Certs(CertsArgs),
+    /// Decide how many members a pool needs, for KEDA or by scaling them itself
+    ///
+    /// Polls the members' /load, decides every two seconds, and answers KEDA's external-scaler calls;
+    /// with --apply it sets the replicas of a Deployment itself.
+    #[command(after_help = scaler::HELP)]
+    Scaler(Box<ScalerArgs>),
     /// Print the version
     Version,
 }
@@ -297,7 +304,8 @@ impl FromStr for Bind {
     }
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
+/// `250ms`, `30s`, `1m5s`.
+pub fn duration(text: &str) -> Result<Duration, String> {
     cairn_router::spec::duration::parse(text)
 }
 

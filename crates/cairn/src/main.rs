@@ -19,6 +19,7 @@ mod fleet;
 mod logging;
 mod pool;
 mod ready;
+mod scaler;
 mod serve;
 mod signals;
 mod terminal;
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
         Command::Certs(args) => certs::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Pool(args) => pool::run(&args),
+        Command::Scaler(args) => scaler::run(&args),
         Command::Version => {
             say!("cairn {}", env!("CARGO_PKG_VERSION"));
             Ok(ExitCode::SUCCESS)

@@ -114,7 +114,8 @@ fn a_cluster_gets_what_the_pool_needs_and_its_mistakes_are_found() {
     let text = stdout(&install);
     let documents = text.split("\n---\n").count();
     assert_eq!(documents, 5, "{text}");
-    for line in ["  gatewayClassName: istio-waypoint", "      hbone: 21001", "--subresource=status"] {
+    for line in ["  gatewayClassName: istio-waypoint", "      hbone: 21001", "--subresource=status"]
+    {
         assert!(text.contains(line), "{line} in {text}");
     }
     let taken = cairn(&["pool", "install", "--port", "15008"]);

@@ -1,7 +1,7 @@
-//! Messages on the wire between Cairn and istiod.
+//! Messages on the wire between Cairn and istiod, and between KEDA and the scaler.
 //!
-//! Envoy's come from `envoy-types`; Istio's own, which no published crate has, are written down in
-//! `proto/` by their field numbers and compiled when this crate is built. Comments of the fields
+//! Envoy's come from `envoy-types`; Istio's and KEDA's own, which no published crate has, are written
+//! down in `proto/` by their field numbers and compiled when this crate is built. Comments of the fields
 //! are in those files.
 #![forbid(unsafe_code)]
 
@@ -29,4 +29,10 @@ pub mod workload {
 #[allow(missing_docs, clippy::all, clippy::pedantic)]
 pub mod stats {
     tonic::include_proto!("stats");
+}
+
+/// `externalscaler`: KEDA asks how many replicas there are to be.
+#[allow(missing_docs, clippy::all, clippy::pedantic)]
+pub mod externalscaler {
+    tonic::include_proto!("externalscaler");
 }

@@ -108,6 +108,110 @@ fn overload_grows_whatever_the_shares_say() {
     assert!(current > before);
 }
 
+/// An HPA looks each 15 s, does what the largest wish of its window says, and pods take a while.
+#[test]
+fn who_acts_late_finds_the_same_step_each_time() {
+    let mut scaler = Autoscaler::new(Policy::default()).unwrap();
+    let mut current = 20;
+    let mut wishes = std::collections::VecDeque::new();
+    let mut course = vec![current];
+    for second in (0..2400).step_by(2) {
+        let wish = scaler.decide(secs(second), &demand(1.5, current as usize), current).desired;
+        if second % 15 < 2 {
+            wishes.push_back(wish.unwrap());
+            if wishes.len() > 4 {
+                wishes.pop_front();
+            }
+            let most = *wishes.iter().max().unwrap();
+            if most < current {
+                current = most;
+                course.push(current);
+            }
+        }
+    }
+    assert!(current < 12, "it shrinks: {course:?}");
+    assert!(course.windows(2).all(|two| two[0] - two[1] <= 2), "a tenth at a time: {course:?}");
+}
+
+#[test]
+fn overload_asks_once_per_cold_start() {
+    let mut scaler = Autoscaler::new(Policy::default()).unwrap();
+    let mut current = 10;
+    run(&mut scaler, &mut current, 0..500, |_| 4.0);
+    let before = current;
+    let mut course = Vec::new();
+    for second in (500..540).step_by(2) {
+        // What was asked for is wanted at once and ready only after its cold start.
+        let overloaded = Demand { overloaded: true, ..demand(4.0, before as usize) };
+        current = scaler.decide(secs(second), &overloaded, current).desired.unwrap();
+        course.push(current);
+    }
+    course.dedup();
+    assert_eq!(
+        course.len(),
+        3,
+        "two steps in 34 s of overload with a cold start of 20 s: {course:?}"
+    );
+}
+
+#[test]
+fn nobody_goes_where_nobody_is_there_yet() {
+    let mut scaler = Autoscaler::new(Policy::default()).unwrap();
+    for second in (0..2000).step_by(2) {
+        let starting = Demand { members: 5, starting: 5, ..Demand::default() };
+        let decision = scaler.decide(secs(second), &starting, 5);
+        assert_eq!(decision.desired, Some(5), "{decision:?}");
+    }
+    let mut empty = Autoscaler::new(Policy::default()).unwrap();
+    assert_eq!(empty.decide(secs(0), &Demand::default(), 0).desired, Some(2), "the floor");
+}
+
+/// Members that are asked for do not count as busy before they have come.
+#[test]
+fn starting_members_do_not_feed_the_demand() {
+    use crate::fleet::{Answer, Fleet, TenantCaps};
+    use crate::load::{Capacity, LoadReport, SCHEMA_VERSION};
+    let mut scaler = Autoscaler::new(Policy::default()).unwrap();
+    let mut fleet = Fleet::default();
+    let mut current = 4;
+    for second in (0..200).step_by(2) {
+        let answers: Vec<(String, Answer)> = (0..current)
+            .map(|number| {
+                let report = LoadReport {
+                    version: SCHEMA_VERSION,
+                    instance: format!("m{number}"),
+                    uptime_seconds: second as f64 + 1.0,
+                    ready: true,
+                    in_flight: 90.0,
+                    in_flight_seconds_total: 90.0 * second as f64,
+                    capacity: Capacity { in_flight: 100.0, ..Capacity::default() },
+                    ..LoadReport::default()
+                };
+                let answer = if number < 4 { Answer::from(Some(report)) } else { Answer::Starting };
+                (format!("m{number}"), answer)
+            })
+            .collect();
+        fleet.poll(
+            secs(second),
+            answers.iter().map(|(name, answer)| (name.as_str(), answer.clone())),
+        );
+        let demand = fleet.demand(&TenantCaps::default());
+        assert!((demand.units - 3.6).abs() < 1e-9, "{demand:?}");
+        current = scaler.decide(secs(second), &demand, current).desired.unwrap();
+    }
+    assert_eq!(current, 7, "3.6 units at 0.6 are 6 members, and one is headroom");
+}
+
+#[test]
+fn what_was_learnt_late_is_held_as_well() {
+    let mut scaler = Autoscaler::new(Policy::default()).unwrap();
+    assert_eq!(scaler.decide(secs(0), &demand(0.5, 3), 3).desired, Some(3));
+    scaler.hold(secs(10), 20);
+    for second in (10..310).step_by(2) {
+        assert_eq!(scaler.decide(secs(second), &demand(0.5, 3), 20).desired, Some(20));
+    }
+}
+
 #[test]
 fn the_bounds_hold() {
     let mut scaler = Autoscaler::new(Policy { min: 3, max: 5, ..Policy::default() }).unwrap();

@@ -11,7 +11,7 @@
 mod clusters;
 mod configured;
 mod envoy;
-mod server;
+pub mod server;
 mod waypoint;
 
 pub use envoy::{Actions, AdminView, Bound, EnvoyPages, Started};
@@ -184,7 +184,7 @@ impl Admin {
 }
 
 /// All metrics, in the format that is asked for.
-fn metrics_of(telemetry: &Telemetry, request: &Parts) -> Page {
+pub fn metrics_of(telemetry: &Telemetry, request: &Parts) -> Page {
     let accept = request.headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
     let openmetrics = accept.is_some_and(|accept| accept.contains("application/openmetrics-text"));
     let body = telemetry.render(openmetrics);
@@ -192,7 +192,7 @@ fn metrics_of(telemetry: &Telemetry, request: &Parts) -> Page {
 }
 
 /// 200 when traffic is welcome, else 503 and why not.
-fn ready_of(readiness: &Readiness) -> Page {
+pub fn ready_of(readiness: &Readiness) -> Page {
     match readiness.check() {
         Ok(()) => text(StatusCode::OK, "ready\n"),
         Err(reason) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
@@ -200,7 +200,7 @@ fn ready_of(readiness: &Readiness) -> Page {
 }
 
 /// A page that changes nothing.
-fn read(request: &Parts, make: impl FnOnce() -> Page) -> Page {
+pub fn read(request: &Parts, make: impl FnOnce() -> Page) -> Page {
     if is_read(&request.method) { make() } else { method_not_allowed("GET") }
 }
 

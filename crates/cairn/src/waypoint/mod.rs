@@ -25,7 +25,7 @@ mod proxy_config;
 mod publisher;
 mod settings;
 mod startup;
-mod yaml;
+pub mod yaml;
 
 pub use front::Front;
 
