@@ -15,5 +15,7 @@ pub mod window;
 
 pub use decide::{Autoscaler, Decision, Mode, Policy, PolicyError};
 pub use fleet::{Answer, Demand, Fleet, MemberState, MemberView, TenantCaps};
-pub use load::{Capacity, ColdStart, Connections, LoadReport, TenantLoad};
+pub use load::{
+    Capacity, ColdStart, Connections, LoadReport, Queue, Queues, ReportError, Shed, TenantLoad,
+};
 pub use mean::FleetMean;

@@ -1,7 +1,9 @@
 //! The command line.
 
+use crate::load::LoadSettings;
 use crate::pool::PoolArgs;
 use crate::scaler::{self, ScalerArgs};
+use cairn_xds::Bandwidth;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -164,6 +166,12 @@ pub struct ProxyArgs {
     /// Readiness probe. `off` for none [default: as configured, else 0.0.0.0:15021]
     #[arg(long, value_name = "ADDR")]
     pub health: Option<Bind>,
+    /// Bandwidth that this machine or pod has, both directions together: `eci` (Alibaba Cloud's table, by CPUs), or for example `1.5Gbit` [default: as configured, else unknown]
+    #[arg(long, value_name = "RATE", env = "CAIRN_BANDWIDTH", value_parser = bandwidth)]
+    pub bandwidth: Option<Bandwidth>,
+    /// What this process can do, for the autoscaler: any of in-flight=N,cpu=N,connections=N,units=N,tenants=N,zone=NAME [default: as configured, else by CPUs]
+    #[arg(long, value_name = "LIST", env = "CAIRN_CAPACITY", value_parser = capacity)]
+    pub capacity: Option<LoadSettings>,
     /// How long a drain may last until what is left is cut [default: as configured, else 30s]
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub drain_limit: Option<Duration>,
@@ -304,6 +312,16 @@ impl FromStr for Bind {
     }
 }
 
+fn bandwidth(text: &str) -> Result<Bandwidth, String> {
+    text.parse()
+}
+
+fn capacity(text: &str) -> Result<LoadSettings, String> {
+    let mut settings = LoadSettings::default();
+    settings.put(text).map_err(|error| error.to_string())?;
+    Ok(settings)
+}
+
 /// `250ms`, `30s`, `1m5s`.
 pub fn duration(text: &str) -> Result<Duration, String> {
     cairn_router::spec::duration::parse(text)
@@ -341,6 +359,18 @@ mod tests {
         assert_eq!(args.admin, Some(Bind::Off));
         assert_eq!(args.metrics, Some(Bind::At("[::1]:0".parse().unwrap())));
         assert_eq!(args.log_format, LogFormat::Json);
+    }
+
+    #[test]
+    fn proxy_takes_what_it_can_do() {
+        let line = "cairn proxy --config d --bandwidth eci --capacity in-flight=8,zone=b";
+        let Ok(Command::Proxy(args)) = parse(line) else { panic!() };
+        assert_eq!(args.bandwidth, Some(Bandwidth::Eci));
+        assert_eq!(args.capacity.unwrap().config.in_flight, Some(8.0));
+        let text = parse("cairn proxy --config d --bandwidth 1GB").unwrap_err().to_string();
+        assert!(text.contains("Gbit"), "{text}");
+        let text = parse("cairn proxy --config d --capacity cpus=2").unwrap_err().to_string();
+        assert!(text.contains("in-flight"), "{text}");
     }
 
     #[test]

@@ -8,6 +8,7 @@
 
 mod admin;
 mod certs;
+mod cgroup;
 mod check;
 mod cli;
 mod curl;
@@ -16,6 +17,7 @@ mod exchange;
 mod explain;
 mod failure;
 mod fleet;
+mod load;
 mod logging;
 mod pool;
 mod ready;

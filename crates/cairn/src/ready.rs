@@ -3,6 +3,7 @@
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::time::Instant;
 
 /// Shared by those who start things and those who answer probes.
 #[derive(Debug)]
@@ -21,19 +22,43 @@ pub enum NotReady {
     Failed,
 }
 
+/// How the start went.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Course {
+    /// When there was a certificate.
+    pub certificate: Option<Instant>,
+    /// When there was a configuration.
+    pub config: Option<Instant>,
+    /// When nothing was waited for any more.
+    pub ready: Option<Instant>,
+}
+
+/// A step of the start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// There is a certificate.
+    Certificate,
+    /// There is a configuration.
+    Config,
+}
+
 #[derive(Debug)]
 struct State {
     /// Reasons by what is waited for.
     waits_for: BTreeMap<String, String>,
     draining: bool,
     failed: bool,
+    course: Course,
 }
 
 impl Readiness {
     /// Waits for `what` from the start, so that it is never ready too early.
     pub fn waiting_for(what: impl IntoIterator<Item = String>) -> Self {
         let waits_for = what.into_iter().map(|what| (what, "starting".to_owned())).collect();
-        Readiness { state: Mutex::new(State { waits_for, draining: false, failed: false }) }
+        let course = Course::default();
+        let mut state = State { waits_for, draining: false, failed: false, course };
+        state.look();
+        Readiness { state: Mutex::new(state) }
     }
 
     /// Says why `what` is not there yet. Nothing happens where it is there already: who was ready
@@ -46,7 +71,26 @@ impl Readiness {
 
     /// `what` is there, or not wanted any more.
     pub fn arrived(&self, what: &str) {
-        self.state.lock().waits_for.remove(what);
+        let mut state = self.state.lock();
+        state.waits_for.remove(what);
+        state.look();
+    }
+
+    /// A step of the start is done. Of several meshes the last one counts; after the start none does.
+    pub fn reached(&self, step: Step) {
+        let mut state = self.state.lock();
+        if state.course.ready.is_none() {
+            let place = match step {
+                Step::Certificate => &mut state.course.certificate,
+                Step::Config => &mut state.course.config,
+            };
+            *place = Some(Instant::now());
+        }
+    }
+
+    /// How the start went so far.
+    pub fn course(&self) -> Course {
+        self.state.lock().course
     }
 
     /// Never ready again.
@@ -75,6 +119,14 @@ impl Readiness {
     }
 }
 
+impl State {
+    fn look(&mut self) {
+        if self.waits_for.is_empty() && self.course.ready.is_none() {
+            self.course.ready = Some(Instant::now());
+        }
+    }
+}
+
 impl fmt::Display for NotReady {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -88,6 +140,23 @@ impl fmt::Display for NotReady {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_course_of_the_start_is_kept() {
+        let readiness = Readiness::waiting_for(["a".to_owned()]);
+        assert_eq!(readiness.course(), Course::default());
+        readiness.reached(Step::Certificate);
+        readiness.reached(Step::Config);
+        let first = readiness.course();
+        assert!(first.certificate.is_some() && first.config >= first.certificate);
+        readiness.arrived("a");
+        let ready = readiness.course();
+        assert!(ready.ready >= ready.config && ready.ready.is_some());
+        readiness.reached(Step::Config);
+        readiness.arrived("b");
+        assert_eq!(readiness.course(), ready, "the start is over");
+        assert!(Readiness::waiting_for([]).course().ready.is_some());
+    }
 
     #[test]
     fn ready_when_everything_arrived_and_never_again_after_drain() {

@@ -14,6 +14,7 @@ use crate::check::broken;
 use crate::cli::{Bind, ProxyArgs};
 use crate::failure::Failure;
 use crate::fleet::Fleet;
+use crate::load::{Configured, LoadSettings};
 use crate::logging::Logging;
 use crate::ready::Readiness;
 use crate::signals::Signals;
@@ -65,11 +66,22 @@ async fn serve(args: &ProxyArgs, logging: Logging) -> Result<ExitCode, Failure> 
     let workers = Workers::start(threads, placement)
         .map_err(|error| Failure::new(format!("worker threads do not start: {error}")))?;
     tracing::info!(threads, "workers run");
+    let delays = workers.delays();
     let fleet = Fleet::new(workers, Arc::clone(&telemetry));
     let names = config.meshes.iter().map(|mesh| mesh_label(&mesh.name));
     let readiness = Arc::new(Readiness::waiting_for(names));
     let quit = Arc::new(Notify::new());
+    let load = Configured {
+        settings: load_settings(args, &config),
+        workers: threads,
+        delays,
+        readiness: Arc::clone(&readiness),
+        roster: fleet.roster(),
+    };
+    let load = load.reporter(&telemetry);
+    tokio::spawn(Arc::clone(&load).run());
     let admin = Arc::new(Admin {
+        load,
         readiness: Arc::clone(&readiness),
         telemetry,
         roster: fleet.roster(),
@@ -119,6 +131,14 @@ async fn serve(args: &ProxyArgs, logging: Logging) -> Result<ExitCode, Failure> 
             Ok(ExitCode::FAILURE)
         }
     }
+}
+
+/// What was said of what the process can do: the command line comes first.
+fn load_settings(args: &ProxyArgs, config: &Config) -> LoadSettings {
+    let told = args.capacity.clone().unwrap_or_default();
+    let mut settings = LoadSettings { config: config.load.clone() }.overridden(told);
+    settings.config.bandwidth = args.bandwidth.or(settings.config.bandwidth);
+    settings
 }
 
 fn threads(args: &ProxyArgs, config: &Config) -> usize {

@@ -1,8 +1,11 @@
 //! Counters of both doors. Plain atomics that only grow; whoever owns them renders them.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use cairn_identity::PeerRefusal;
+
+use crate::traffic::Traffic;
 
 /// How many reasons of a failed handshake there are beside those of [`PeerRefusal`].
 const OTHER_FAILURES: usize = 3;
@@ -68,6 +71,8 @@ pub struct TerminatorCounters {
     pub floods: AtomicU64,
     /// Connections cut because the peer did not answer a PING.
     pub keepalive_timeouts: AtomicU64,
+    /// Bytes on the wire.
+    pub traffic: Arc<Traffic>,
 }
 
 impl TerminatorCounters {
@@ -105,6 +110,8 @@ pub struct OriginatorCounters {
     pub floods: AtomicU64,
     /// Connections cut because the peer did not answer a PING.
     pub keepalive_timeouts: AtomicU64,
+    /// Bytes on the wire.
+    pub traffic: Arc<Traffic>,
 }
 
 impl OriginatorCounters {

@@ -26,9 +26,10 @@ use crate::flood::{FloodLimits, Metered, Wire, tls_refusal};
 use crate::originator::{ConnectError, OriginatorConfig};
 use crate::pool::{Dialing, Key, Member};
 use crate::terminator::{frame_size, window};
+use crate::traffic::Counted;
 use crate::{keepalive, socket};
 
-type Http2 = Connection<Metered<TlsStream<TcpStream>>, Bytes>;
+type Http2 = Connection<Metered<TlsStream<Counted<TcpStream>>>, Bytes>;
 
 struct Established {
     request: SendRequest<Bytes>,
@@ -93,6 +94,7 @@ impl Dialer {
         let dial = async {
             let tcp = TcpStream::connect(key.outer).await.map_err(closed)?;
             socket::prepare(&tcp).map_err(closed)?;
+            let tcp = Counted::new(tcp, Arc::clone(&self.counters.traffic));
             let connector = TlsConnector::from(identity.client_config(&key.expected));
             let name = ServerName::IpAddress(key.outer.ip().into());
             let tls = connector.connect(name, tcp).await.map_err(tls_failed)?;

@@ -33,6 +33,7 @@ mod pool;
 mod socket;
 mod stream;
 mod terminator;
+mod traffic;
 
 pub use authority::{AuthorityError, Target};
 pub use baggage::SourceWorkload;
@@ -46,3 +47,4 @@ pub use headers::{ConnectHeaders, MAX_HEADER_BYTES};
 pub use originator::{ConnectError, Originator, OriginatorConfig};
 pub use stream::{Probe, TunnelReader, TunnelStream, TunnelWriter, reset_reason};
 pub use terminator::{MAX_CONCURRENT_STREAMS, ServeError, Terminator, TerminatorConfig};
+pub use traffic::{Counted, Traffic};

@@ -26,6 +26,7 @@ use crate::drain::DrainWatch;
 use crate::flood::{FloodLimits, Metered, PREFACE_BYTES, Wire, tls_refusal};
 use crate::headers::ConnectHeaders;
 use crate::socket::Socket;
+use crate::traffic::Counted;
 use crate::{keepalive, socket};
 
 /// Streams of one connection at the same time, always. ztunnel opens up to 100 whatever is advertised, and advertises
@@ -129,7 +130,7 @@ struct Shared {
     counters: Arc<TerminatorCounters>,
 }
 
-type Http2 = h2::server::Connection<Metered<TlsStream<Socket>>, Bytes>;
+type Http2 = h2::server::Connection<Metered<TlsStream<Counted<Socket>>>, Bytes>;
 
 /// Counts the end of a connection.
 struct Open<'a>(&'a TerminatorCounters);
@@ -236,11 +237,12 @@ impl Terminator {
         socket: Socket,
         peer_addr: SocketAddr,
     ) -> Result<(Http2, Arc<Peer>, Arc<Wire>), ServeError> {
-        let Shared { identity, config, .. } = &*self.0;
+        let Shared { identity, config, counters, .. } = &*self.0;
         let wire = Arc::<Wire>::default();
         let shake = async {
             socket::prepare(socket.tcp()).map_err(ServeError::HandshakeClosed)?;
             let local_addr = socket.tcp().local_addr().map_err(ServeError::HandshakeClosed)?;
+            let socket = Counted::new(socket, Arc::clone(&counters.traffic));
             let acceptor = TlsAcceptor::from(identity.server_config());
             let tls = acceptor.accept(socket).await.map_err(tls_error)?;
             let (_, session) = tls.get_ref();

@@ -3,6 +3,7 @@
 //! What is under way is counted beside the cluster's state, so that a push forgets none of it. A
 //! cluster without bounds is not counted at all.
 
+use crate::load::Waits;
 use crate::reply::LocalReply;
 use crate::upstream::Failure;
 use cairn_router::cluster::Cluster;
@@ -84,7 +85,7 @@ pub(crate) fn retry(cluster: &Cluster) -> Result<Option<Held>, Overflow> {
 
 /// Leave to have a connection, for which it waits up to the cluster's connect timeout. `None`:
 /// connections are not bounded.
-pub(crate) async fn place(cluster: &Cluster) -> Result<Option<Held>, Failure> {
+pub(crate) async fn place(cluster: &Cluster, waits: &Waits) -> Result<Option<Held>, Failure> {
     let Some(bounds) = &cluster.circuit_breakers else { return Ok(None) };
     let CircuitBreakers { max_connections, max_pending_requests, .. } = bounds;
     let Some(most) = *max_connections else { return Ok(None) };
@@ -99,6 +100,7 @@ pub(crate) async fn place(cluster: &Cluster) -> Result<Option<Held>, Failure> {
     let pending = Some(max_pending_requests.unwrap_or(u32::MAX));
     let waiting = Held::take(cluster, pending, |underway| &underway.waiting);
     let _waiting = waiting.map_err(|Overflow| Failure::Overflow)?;
+    let _counted = waits.for_connection();
     let wait = async {
         loop {
             let freed = underway.freed.notified();
@@ -136,8 +138,13 @@ pub(crate) fn mark_overloaded(reply: &mut LocalReply, chain: Option<&HttpChain>)
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::load::Load;
     use cairn_router::compile::Compiler;
     use futures::FutureExt;
+
+    async fn place(cluster: &Cluster) -> Result<Option<Held>, Failure> {
+        super::place(cluster, &Load::new().waits).await
+    }
 
     fn clusters(breakers: &[(&str, u32)]) -> Arc<Cluster> {
         let mut bounds = CircuitBreakers::default();

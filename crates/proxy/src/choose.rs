@@ -95,6 +95,7 @@ pub(crate) async fn wait(
     none: NoEndpoint,
 ) -> Result<(Arc<Cluster>, Arc<Endpoint>), NoEndpoint> {
     let NoEndpoint::Unidentified(missing) = &none else { return Err(none) };
+    let _waiting = link.instance.loads().waits.for_endpoint();
     let found = until(&link.instance, missing, |mesh| {
         let cluster = mesh.cluster(&cluster.name).filter(|cluster| cluster.broken.is_none())?;
         let endpoint = choose(link, mesh, cluster, &[], 1).ok()?;

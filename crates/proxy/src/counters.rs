@@ -78,6 +78,12 @@ pub struct Counters {
     pub requests_in_flight: Level,
     /// Requests begun.
     pub requests: Count,
+    /// Requests refused because too many were in flight: 503.
+    pub requests_shed: Count,
+    /// Requests and connections that a cluster's circuit breaker refused.
+    pub overflows: Count,
+    /// Streams of HTTP/2 inside of tunnels.
+    pub streams: Level,
     /// Requests whose head was refused: 400, 408, 426, 431.
     pub refused_heads: Count,
     /// Tries after the first.
@@ -105,6 +111,9 @@ impl Counters {
             denied_tunnels,
             requests_in_flight,
             requests,
+            requests_shed,
+            overflows,
+            streams,
             refused_heads,
             retries,
             mirrored,
@@ -163,6 +172,19 @@ impl Counters {
                 requests_in_flight.get(),
             ),
             ("cairn_requests_total", "Requests begun.", true, requests.get()),
+            (
+                "cairn_requests_shed_total",
+                "Requests refused because too many were in flight.",
+                true,
+                requests_shed.get(),
+            ),
+            (
+                "cairn_overflows_total",
+                "Requests and connections that a cluster's circuit breaker refused.",
+                true,
+                overflows.get(),
+            ),
+            ("cairn_streams", "HTTP/2 streams inside of tunnels.", false, streams.get()),
             (
                 "cairn_refused_heads_total",
                 "Requests whose head was refused.",

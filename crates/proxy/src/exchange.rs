@@ -3,6 +3,7 @@
 use crate::breakers::Held;
 use crate::counters::{Counters, Raised};
 use crate::inbound::Inbound;
+use crate::load::Underway;
 use crate::mirror::Mirror;
 use crate::reply::LocalReply;
 use crate::upstream::Attempt;
@@ -25,6 +26,8 @@ pub(crate) struct Exchange {
     pub(crate) started: Instant,
     pub(crate) start_time: SystemTime,
     pub(crate) in_flight: Option<Raised<Arc<Counters>>>,
+    /// Part of its tenant's load.
+    pub(crate) underway: Option<Underway>,
     pub(crate) grpc: bool,
     /// The client has given the operation a name.
     pub(crate) names_operation: bool,
@@ -81,6 +84,7 @@ impl Exchange {
             started: Instant::now(),
             start_time: SystemTime::now(),
             in_flight: None,
+            underway: None,
             grpc: false,
             names_operation: false,
             original: Uri::default(),

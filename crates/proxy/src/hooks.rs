@@ -282,6 +282,11 @@ impl ProxyHttp for Hooks {
             error.set_retry(true);
             return Err(error);
         }
+        if response.status == StatusCode::SWITCHING_PROTOCOLS
+            && let Some(underway) = &mut ctx.underway
+        {
+            underway.became_stream();
+        }
         ctx.response_started = Some(ctx.started.elapsed());
         ctx.details = Cow::Borrowed("via_upstream");
         if ctx.grpc {

@@ -2,10 +2,11 @@
 
 use crate::counters::Counters;
 use crate::limits::Limits;
+use crate::load::{Load, LoadReading, Tenant};
 use crate::metrics;
 use crate::upstream::{ClusterTls, EndpointPool};
 use arc_swap::{ArcSwap, Guard};
-use cairn_hbone::{Originator, OriginatorCounters, Peer, TerminatorCounters, Tunnel};
+use cairn_hbone::{Originator, OriginatorCounters, Peer, TerminatorCounters, Traffic, Tunnel};
 use cairn_identity::Identity;
 use cairn_router::cluster::Cluster;
 use cairn_router::endpoint::Endpoint;
@@ -17,6 +18,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
+use std::time::Instant;
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
@@ -51,6 +53,9 @@ pub struct MeshInstance {
     pools: Mutex<Vec<Weak<EndpointPool>>>,
     mirrors: AtomicUsize,
     refusing: AtomicBool,
+    load: Load,
+    traffic: Arc<Traffic>,
+    published_at: Mutex<Option<Instant>>,
     counters: Arc<Counters>,
     terminator_counters: Arc<TerminatorCounters>,
     originator_counters: Arc<OriginatorCounters>,
@@ -71,6 +76,9 @@ impl MeshInstance {
             pools: Mutex::new(Vec::new()),
             mirrors: AtomicUsize::new(0),
             refusing: AtomicBool::new(false),
+            load: Load::new(),
+            traffic: Arc::default(),
+            published_at: Mutex::new(None),
             counters: Arc::default(),
             terminator_counters: Arc::default(),
             originator_counters: Arc::default(),
@@ -93,6 +101,7 @@ impl MeshInstance {
             .collect();
         self.mesh.store(Arc::new(mesh));
         self.published.notify_waiters();
+        *self.published_at.lock() = Some(Instant::now());
         self.counters.snapshots.add_one();
         unusable
     }
@@ -111,6 +120,11 @@ impl MeshInstance {
     /// Resolves at the next [`publish`](Self::publish).
     pub(crate) fn published(&self) -> Notified<'_> {
         self.published.notified()
+    }
+
+    /// When the current snapshot was published; `None`: none was.
+    pub fn published_at(&self) -> Option<Instant> {
+        *self.published_at.lock()
     }
 
     /// The current snapshot.
@@ -150,6 +164,33 @@ impl MeshInstance {
     /// What was done.
     pub fn counters(&self) -> &Arc<Counters> {
         &self.counters
+    }
+
+    /// What is under way, by tenant, and what waits.
+    pub fn load(&self) -> LoadReading {
+        self.load.read()
+    }
+
+    /// Bytes read from and written to the network, TLS and framing included: HBONE on both sides, and
+    /// connections straight to endpoints.
+    pub fn bytes(&self) -> (u64, u64) {
+        let all =
+            [&self.terminator_counters.traffic, &self.originator_counters.traffic, &self.traffic];
+        all.iter().fold((0, 0), |(received, sent), traffic| {
+            (received + traffic.received(), sent + traffic.sent())
+        })
+    }
+
+    pub(crate) fn traffic(&self) -> &Arc<Traffic> {
+        &self.traffic
+    }
+
+    pub(crate) fn loads(&self) -> &Load {
+        &self.load
+    }
+
+    pub(crate) fn tenant(&self, namespace: &Arc<str>) -> Arc<Tenant> {
+        self.load.tenants.of(namespace, self.workers())
     }
 
     /// What the incoming side of the tunnel layer has done.

@@ -33,6 +33,7 @@ mod io;
 mod limits;
 mod link;
 mod listener;
+mod load;
 mod metrics;
 mod mirror;
 mod outgoing;
@@ -52,4 +53,7 @@ pub use head::{fuzz_request, fuzz_response};
 pub use instance::{IdentityWait, InstanceConfig, LocalHandler, MeshInstance};
 pub use limits::Limits;
 pub use listener::{Drained, ListenError, Running, listen};
+pub use load::{
+    DelaySummary, Delays, LoadReading, Reading, TENANTS, TenantReading, Totals, bench_request,
+};
 pub use workers::{Placement, Workers};

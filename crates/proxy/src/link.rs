@@ -61,7 +61,7 @@ impl Link {
         if Arc::ptr_eq(&known.mesh, &mesh) {
             return Some(Arc::clone(&known));
         }
-        let fresh = Arc::new(Resolved::find(&mesh, &self.target)?);
+        let fresh = Arc::new(Resolved::find(&self.instance, &mesh, &self.target)?);
         if !fresh.admits(&self.connection()) {
             return None;
         }

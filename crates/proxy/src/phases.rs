@@ -10,6 +10,7 @@ use crate::exchange::{Exchange, Routed};
 use crate::grpc;
 use crate::headers;
 use crate::inbound::Inbound;
+use crate::load::REQUEST;
 use crate::reply::LocalReply;
 use crate::sink::{RequestHeaders, ResponseHeaders, Seen};
 use crate::upstream::Attempt;
@@ -138,8 +139,12 @@ pub(crate) fn admit(ctx: &mut Exchange, inbound: &Inbound) -> Result<(), LocalRe
             "overload_manager_max_requests",
         );
         breakers::mark_overloaded(&mut reply, ctx.chain().map(AsRef::as_ref));
+        counters.requests_shed.add_one();
+        inbound.resolved.tenant.count_shed(inbound.link.worker);
         return Err(reply);
     }
+    let tenant = &inbound.resolved.tenant;
+    ctx.underway = Some(instance.loads().begin(tenant, inbound.link.worker, REQUEST));
     ctx.in_flight =
         Some(Raised::new(Arc::clone(counters), |counters| &counters.requests_in_flight));
     Ok(())
@@ -299,8 +304,10 @@ pub(crate) fn begin_try(
         return Err(no_endpoint(&NoEndpoint::Unhealthy));
     };
     // The room of the try before is free already.
-    let room = breakers::request(&cluster)
-        .map_err(|breakers::Overflow| breakers::overflow(ctx.chain().map(AsRef::as_ref)))?;
+    let room = breakers::request(&cluster).map_err(|breakers::Overflow| {
+        inbound.link.instance.counters().overflows.add_one();
+        breakers::overflow(ctx.chain().map(AsRef::as_ref))
+    })?;
     let retry = forward.retry.as_ref();
     let http2 = match cluster.protocol {
         ClusterProtocol::Http1 => false,

@@ -77,5 +77,6 @@ pub(crate) fn request(session: &Session, ctx: &mut Exchange) {
             ..Timings::default()
         },
     };
+    inbound.resolved.tenant.add_bytes(link.worker, event.bytes_in + event.bytes_out);
     link.metrics.record_request(&event);
 }

@@ -1,5 +1,7 @@
 //! What a CONNECT names, by one snapshot of the mesh.
 
+use crate::instance::MeshInstance;
+use crate::load::Tenant;
 use cairn_hbone::Target;
 use cairn_router::destination::{Destination, TargetRef};
 use cairn_router::model::Mesh;
@@ -12,17 +14,20 @@ use std::sync::Arc;
 pub(crate) struct Resolved {
     pub(crate) mesh: Arc<Mesh>,
     pub(crate) destination: Arc<Destination>,
+    /// Whose load it is.
+    pub(crate) tenant: Arc<Tenant>,
 }
 
 impl Resolved {
     /// `None`: nobody has this address or name.
-    pub(crate) fn find(mesh: &Arc<Mesh>, target: &Target) -> Option<Self> {
+    pub(crate) fn find(instance: &MeshInstance, mesh: &Arc<Mesh>, target: &Target) -> Option<Self> {
         let target = match target {
             Target::Addr(addr) => TargetRef::Addr(*addr),
             Target::Host { host, port } => TargetRef::Host(host, *port),
         };
         let destination = Arc::clone(mesh.destination(&target)?);
-        Some(Resolved { mesh: Arc::clone(mesh), destination })
+        let tenant = instance.tenant(&destination.tenant.namespace);
+        Some(Resolved { mesh: Arc::clone(mesh), destination, tenant })
     }
 
     /// Whether the destination's connection policies let this peer in.

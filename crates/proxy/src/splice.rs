@@ -6,6 +6,7 @@ use crate::inbound::Inbound;
 use crate::instance::{destination_labels, service_labels};
 use crate::io::{ByteReader, ByteWriter, from_tunnel};
 use crate::link::Link;
+use crate::load::STREAM;
 use crate::resolve::{self, Resolved};
 use crate::upstream::{Attempt, Destination, Failure, dial};
 use bytes::Bytes;
@@ -138,6 +139,8 @@ async fn run(
     meter: &Meter,
     used: &mut Option<Arc<Attempt>>,
 ) -> Result<(), End> {
+    let tenant = &resolved.tenant;
+    let _underway = link.instance.loads().begin(tenant, link.worker, STREAM);
     let Some(chain) = resolved.destination.tcp.as_ref() else {
         return Err(end(ResponseFlags::NO_ROUTE_FOUND, "no_tcp_chain"));
     };
@@ -151,7 +154,7 @@ async fn run(
     if cluster.broken.is_some() {
         return Err(unsupported(&cluster.broken));
     }
-    let _place = place(cluster).await?;
+    let _place = place(link, cluster).await?;
     let (attempt, (up_reader, up_writer)) = connect(link, resolved, cluster).await?;
     *used = Some(Arc::clone(&attempt));
     let _active = attempt.endpoint.begin();
@@ -159,9 +162,14 @@ async fn run(
     let idle_timeout = chain.idle_timeout.unwrap_or(link.instance.limits().tcp_idle_timeout);
     let both = async {
         tokio::try_join!(
-            copy(down_reader, up_writer, first, |bytes| meter.passed(&meter.from_client, bytes)),
-            copy(up_reader, down_writer, Bytes::new(), |bytes| meter
-                .passed(&meter.to_client, bytes)),
+            copy(down_reader, up_writer, first, |bytes| {
+                tenant.add_bytes(link.worker, bytes as u64);
+                meter.passed(&meter.from_client, bytes);
+            }),
+            copy(up_reader, down_writer, Bytes::new(), |bytes| {
+                tenant.add_bytes(link.worker, bytes as u64);
+                meter.passed(&meter.to_client, bytes);
+            }),
         )
     };
     tokio::select! {
@@ -177,12 +185,14 @@ async fn run(
 }
 
 /// Leave to have a connection at the cluster.
-async fn place(cluster: &Cluster) -> Result<Option<Held>, End> {
+async fn place(link: &Link, cluster: &Cluster) -> Result<Option<Held>, End> {
     if cluster.circuit_breakers.is_none() {
         return Ok(None);
     }
-    Box::pin(breakers::place(cluster)).await.map_err(|failure| match failure {
+    let place = breakers::place(cluster, &link.instance.loads().waits);
+    Box::pin(place).await.map_err(|failure| match failure {
         Failure::Overflow => {
+            link.instance.counters().overflows.add_one();
             end(ResponseFlags::UPSTREAM_OVERFLOW, "upstream_connection_pool_overflow")
         }
         failure => end(ResponseFlags::UPSTREAM_CONNECTION_FAILURE, format!("{failure:?}")),

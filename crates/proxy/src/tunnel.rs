@@ -44,7 +44,7 @@ impl Door<'_> {
             return None;
         }
         let mesh = self.instance.mesh();
-        let Some(resolved) = Resolved::find(&mesh, &connect.target) else {
+        let Some(resolved) = Resolved::find(self.instance, &mesh, &connect.target) else {
             counters.unknown_destinations.add_one();
             connect.refuse(StatusCode::NOT_FOUND, "no destination has this address or name");
             return None;

@@ -5,6 +5,7 @@
 //! [`Placement::Spread`] is for few connections that are each too hot for one core.
 
 use crate::engine::Engine;
+use crate::load::Delays;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -77,6 +78,11 @@ impl Workers {
     /// Never: there is at least one.
     pub fn is_empty(&self) -> bool {
         false
+    }
+
+    /// Measures how late tasks run on them.
+    pub fn delays(&self) -> Delays {
+        Delays::new(Arc::clone(&self.shared))
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {

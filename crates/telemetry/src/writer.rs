@@ -33,6 +33,8 @@ struct Family {
 #[derive(Debug)]
 enum Samples {
     Counter(BTreeMap<String, u64>),
+    /// A counter of something that is no whole number.
+    Amount(BTreeMap<String, f64>),
     Gauge(BTreeMap<String, f64>),
 }
 
@@ -65,6 +67,21 @@ impl Writer {
         }
     }
 
+    /// A sample of a counter that is no whole number, such as seconds; otherwise as [`Self::counter`].
+    pub fn amount(&mut self, name: &str, help: &str, labels: &[(&str, &str)], value: f64) {
+        let base = name.strip_suffix("_total").unwrap_or(name);
+        let Some((family, labels)) =
+            self.family(base, help, labels, || Samples::Amount(BTreeMap::new()))
+        else {
+            return;
+        };
+        if let Samples::Amount(samples) = &mut family.samples {
+            *samples.entry(labels).or_default() += value;
+        } else {
+            self.rejected += 1;
+        }
+    }
+
     /// A sample of a gauge, in base units (seconds, bytes, a ratio from 0 to 1).
     pub fn gauge(&mut self, name: &str, help: &str, labels: &[(&str, &str)], value: f64) {
         let Some((family, labels)) =
@@ -91,6 +108,12 @@ impl Writer {
                     out.family(name, Kind::Counter, help);
                     for (labels, value) in samples {
                         out.sample(name, "_total", labels, value);
+                    }
+                }
+                Samples::Amount(samples) => {
+                    out.family(name, Kind::Counter, help);
+                    for (labels, value) in samples {
+                        out.sample(name, "_total", labels, number(*value));
                     }
                 }
                 Samples::Gauge(samples) => {
@@ -176,6 +199,18 @@ mod tests {
             writer.gauge(name, "", &[], 1.0);
         }
         assert_eq!((text(&writer).as_str(), writer.rejected()), ("", 13));
+    }
+
+    #[test]
+    fn amounts_are_counters_with_fractions() {
+        let mut writer = Writer::default();
+        writer.amount("cairn_x_seconds_total", "X.", &[], 1.5);
+        writer.amount("cairn_x_seconds_total", "X.", &[], 0.25);
+        writer.counter("cairn_x_seconds_total", "X.", &[], 1);
+        assert_eq!(writer.rejected(), 1);
+        let expected = "# HELP cairn_x_seconds_total X.\n# TYPE cairn_x_seconds_total counter\n\
+                        cairn_x_seconds_total 1.75\n";
+        assert_eq!(text(&writer), expected);
     }
 
     #[test]

@@ -12,6 +12,7 @@ pub mod store;
 pub mod translate;
 
 pub use file::{
-    AdminConfig, Config, DevIdentity, DrainConfig, FileError, FileIdentity, FileSource, Format,
-    IdentityConfig, Limits, MeshConfig, Placement, Position, parse_bytes, summary,
+    AdminConfig, Bandwidth, Config, DevIdentity, DrainConfig, FileError, FileIdentity, FileSource,
+    Format, IdentityConfig, Limits, LoadConfig, MeshConfig, Placement, Position, parse_bytes,
+    summary,
 };

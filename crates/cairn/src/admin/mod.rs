@@ -3,7 +3,7 @@
 //! | listener | default | pages |
 //! |---|---|---|
 //! | admin | 127.0.0.1:15000 | everything, and what changes something |
-//! | metrics | 0.0.0.0:15020 | `/stats/prometheus`, `/metrics`, `/healthz/ready` |
+//! | metrics | 0.0.0.0:15020 | `/stats/prometheus`, `/metrics`, `/load`, `/healthz/ready` |
 //! | health | 0.0.0.0:15021 | `/healthz/ready` |
 //!
 //! Pages are made from snapshots and counters; none waits for the data plane or holds it up.
@@ -19,6 +19,7 @@ pub use waypoint::{Door, WaypointPages};
 
 use crate::explain::{self, Question};
 use crate::fleet::Roster;
+use crate::load::Reporter;
 use crate::logging::Logging;
 use crate::ready::Readiness;
 use cairn_telemetry::Telemetry;
@@ -33,7 +34,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Notify;
 
 /// The admin pages, for `/`.
-const PAGES: [(&str, &str, &str); 9] = [
+const PAGES: [(&str, &str, &str); 10] = [
     ("GET", "/", "this page"),
     ("GET", "/config", "what each mesh is configured with, as JSON"),
     ("GET", "/clusters", "clusters and endpoints with their counters"),
@@ -45,6 +46,7 @@ const PAGES: [(&str, &str, &str); 9] = [
         "changes the log filter, for example to info,cairn_proxy=debug",
     ),
     ("GET", "/stats/prometheus", "metrics; OpenMetrics where it is asked for"),
+    ("GET", "/load", "how busy the process is, as JSON"),
     ("GET", "/ready", "200 when traffic is welcome, else 503 and what it waits for"),
     ("POST", "/quitquitquit", "drains and ends the process"),
 ];
@@ -55,6 +57,8 @@ pub struct Admin {
     pub readiness: Arc<Readiness>,
     /// For `/stats/prometheus`.
     pub telemetry: Arc<Telemetry>,
+    /// For `/load`.
+    pub load: Arc<Reporter>,
     /// For `/config` and `/clusters`.
     pub roster: Arc<Roster>,
     /// For `/logging`.
@@ -103,6 +107,7 @@ impl Admin {
             "/explain" => read(request, || self.explain(request)),
             "/logging" => self.logging(request),
             "/stats/prometheus" => read(request, || self.metrics(request)),
+            "/load" => read(request, || load_of(&self.load)),
             "/ready" => read(request, || self.ready()),
             "/quitquitquit" => self.quit(request),
             _ => not_found(),
@@ -112,6 +117,7 @@ impl Admin {
     fn metrics_page(&self, request: &Parts) -> Page {
         match request.uri.path() {
             "/stats/prometheus" | "/metrics" => read(request, || self.metrics(request)),
+            "/load" => read(request, || load_of(&self.load)),
             "/healthz/ready" => read(request, || self.ready()),
             _ => not_found(),
         }
@@ -189,6 +195,11 @@ pub fn metrics_of(telemetry: &Telemetry, request: &Parts) -> Page {
     let openmetrics = accept.is_some_and(|accept| accept.contains("application/openmetrics-text"));
     let body = telemetry.render(openmetrics);
     page(StatusCode::OK, Telemetry::content_type(openmetrics), body)
+}
+
+/// How busy the process is.
+fn load_of(load: &Reporter) -> Page {
+    page(StatusCode::OK, "application/json", load.json())
 }
 
 /// 200 when traffic is welcome, else 503 and why not.

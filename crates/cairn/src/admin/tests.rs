@@ -3,6 +3,7 @@
 use super::*;
 use crate::cli::LogFormat;
 use crate::fleet::{Fleet, NewMesh};
+use crate::load::{Configured, LoadSettings};
 use cairn_identity::Identity;
 use cairn_identity::dev::DevCa;
 use cairn_proxy::{Placement, Workers};
@@ -28,6 +29,7 @@ async fn start() -> Pages {
     config.listen = "127.0.0.1:0".parse().unwrap();
     let telemetry = Telemetry::new(1);
     let workers = Workers::start(1, Placement::default()).unwrap();
+    let delays = workers.delays();
     let mut fleet = Fleet::new(workers, Arc::clone(&telemetry));
     let ca = DevCa::new("cluster.local").unwrap();
     let id = ca.id("shop", "waypoint").unwrap();
@@ -37,8 +39,16 @@ async fn start() -> Pages {
 
     let readiness = Arc::new(Readiness::waiting_for(["mesh slow".to_owned()]));
     let quit = Arc::new(Notify::new());
+    let load = Configured {
+        settings: LoadSettings::default(),
+        workers: 1,
+        delays,
+        readiness: Arc::clone(&readiness),
+        roster: fleet.roster(),
+    };
     let admin = Arc::new(Admin {
         readiness: Arc::clone(&readiness),
+        load: load.reporter(&telemetry),
         telemetry,
         roster: fleet.roster(),
         logging: Logging::start(LogFormat::Text, "off").unwrap(),

@@ -3,13 +3,14 @@
 //! | port | who asks | pages |
 //! |---|---|---|
 //! | 127.0.0.1:15000 | `istioctl`, people | Envoy's, from the moment that there is a certificate |
-//! | 15020 | Prometheus | `/stats/prometheus`, `/metrics`, `/healthz/ready`; `/quitquitquit` from this machine |
+//! | 15020 | Prometheus, the scaler | `/stats/prometheus`, `/metrics`, `/load`, `/healthz/ready`; `/quitquitquit` from this machine |
 //! | 15021 | kubelet | `/healthz/ready` |
 //! | 15090 | Prometheus | `/stats/prometheus` |
 
 use super::envoy::EnvoyPages;
 use super::server::{self, LONG, Page, SHORT, not_found, text};
-use super::{metrics_of, read, ready_of, refuse_write};
+use super::{load_of, metrics_of, read, ready_of, refuse_write};
+use crate::load::Reporter;
 use crate::ready::Readiness;
 use cairn_telemetry::Telemetry;
 use http::StatusCode;
@@ -36,6 +37,7 @@ pub struct WaypointPages {
     readiness: Arc<Readiness>,
     telemetry: Arc<Telemetry>,
     quit: Arc<Notify>,
+    load: Arc<Reporter>,
     envoy: OnceLock<EnvoyPages>,
 }
 
@@ -45,8 +47,9 @@ impl WaypointPages {
         readiness: Arc<Readiness>,
         telemetry: Arc<Telemetry>,
         quit: Arc<Notify>,
+        load: Arc<Reporter>,
     ) -> Arc<Self> {
-        Arc::new(WaypointPages { readiness, telemetry, quit, envoy: OnceLock::new() })
+        Arc::new(WaypointPages { readiness, telemetry, quit, load, envoy: OnceLock::new() })
     }
 
     /// Envoy's pages from here on; the first ones stay.
@@ -82,6 +85,7 @@ impl WaypointPages {
                 }
             }
             (Door::Agent, "/metrics" | "/stats/prometheus") => metrics(),
+            (Door::Agent, "/load") => read(request, || load_of(&self.load)),
             (Door::Prometheus, "/stats/prometheus") => metrics(),
             (Door::Agent | Door::Status, "/healthz/ready") => ready(),
             (Door::Agent, "/quitquitquit") => self.quit(request),

@@ -8,6 +8,7 @@ use crate::admin::Admin;
 use crate::certs::{IdentityFiles, write_identity};
 use crate::failure::Failure;
 use crate::fleet::{Fleet, NewMesh, StartError};
+use crate::load::{Configured, LoadSettings};
 use crate::logging::Logging;
 use crate::ready::Readiness;
 use crate::terminal::say;
@@ -111,6 +112,7 @@ impl World {
 
         let telemetry = Telemetry::new(WORKERS);
         let workers = Workers::start(WORKERS, Placement::default()).map_err(failed("threads"))?;
+        let delays = workers.delays();
         let mut fleet = Fleet::new(workers, Arc::clone(&telemetry));
         let identity = issuer.issue(&waypoint_id)?.0;
         let new = |listen: SocketAddr| {
@@ -127,8 +129,19 @@ impl World {
         say!("Waypoint, HBONE at {waypoint}: {waypoint_id}");
 
         let quit = Arc::new(Notify::new());
+        let readiness = Arc::new(Readiness::waiting_for([]));
+        let load = Configured {
+            settings: LoadSettings::default(),
+            workers: WORKERS,
+            delays,
+            readiness: Arc::clone(&readiness),
+            roster: fleet.roster(),
+        };
+        let load = load.reporter(&telemetry);
+        tokio::spawn(Arc::clone(&load).run());
         let admin = Arc::new(Admin {
-            readiness: Arc::new(Readiness::waiting_for([])),
+            readiness,
+            load,
             telemetry,
             roster: fleet.roster(),
             logging,

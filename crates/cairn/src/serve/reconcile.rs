@@ -8,10 +8,10 @@ use super::identity;
 use crate::check::broken;
 use crate::failure::Failure;
 use crate::fleet::{Fleet, NewMesh, StartError};
-use crate::ready::Readiness;
+use crate::ready::{Readiness, Step};
 use cairn_router::error::CompileError;
 use cairn_xds::{
-    AdminConfig, Config, FileError, FileSource, IdentityConfig, MeshConfig, Placement,
+    AdminConfig, Config, FileError, FileSource, IdentityConfig, LoadConfig, MeshConfig, Placement,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -34,6 +34,7 @@ struct Started {
     workers: usize,
     placement: Placement,
     admin: AdminConfig,
+    load: LoadConfig,
 }
 
 /// Why a mesh does not run.
@@ -150,6 +151,7 @@ impl Reconciler {
 
     async fn try_start(&mut self, config: &MeshConfig) -> Result<(), Obstacle> {
         let (identity, watch) = identity::of(config).await.map_err(Obstacle::Identity)?;
+        self.readiness.reached(Step::Certificate);
         let id = identity.current().id.clone();
         let new = NewMesh {
             config: config.settings(),
@@ -158,6 +160,7 @@ impl Reconciler {
             watch,
         };
         let address = self.fleet.start(new).await.map_err(Obstacle::Start)?;
+        self.readiness.reached(Step::Config);
         tracing::info!(%address, mesh = config.name, %id, "accepting HBONE");
         if let IdentityConfig::Dev(_) = config.identity {
             tracing::warn!(
@@ -182,8 +185,13 @@ impl Reconciler {
 
 impl Started {
     fn of(config: &Config) -> Self {
-        let Config { workers, placement, drain: _, admin, meshes: _ } = config;
-        Started { workers: *workers, placement: *placement, admin: admin.clone() }
+        let Config { workers, placement, drain: _, admin, load, meshes: _ } = config;
+        Started {
+            workers: *workers,
+            placement: *placement,
+            admin: admin.clone(),
+            load: load.clone(),
+        }
     }
 
     /// Says what the running process cannot change.
@@ -192,6 +200,7 @@ impl Started {
             ("workers", self.workers != wanted.workers),
             ("placement", self.placement != wanted.placement),
             ("admin", self.admin != wanted.admin),
+            ("load", self.load != wanted.load),
         ] {
             if changed {
                 tracing::warn!(

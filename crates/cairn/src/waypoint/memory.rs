@@ -4,6 +4,7 @@
 //! is used is the process' resident memory, because it is alone in its container. Tunnels that are open
 //! go on: what they need is bounded by their buffers.
 
+use crate::cgroup;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,11 +14,6 @@ use std::time::Duration;
 pub const INTERVAL: Duration = Duration::from_millis(250);
 /// Refusing ends so many percent of the limit below where it began.
 const HYSTERESIS_PERCENT: u64 = 5;
-/// Files that may hold the limit: control groups version 2 and 1.
-const LIMIT_FILES: [&str; 2] =
-    ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
-/// Version 1 writes a number near this where there is no limit.
-const NO_LIMIT: u64 = 1 << 62;
 
 /// Bytes in use, for the metrics.
 #[derive(Debug, Clone, Default)]
@@ -82,16 +78,8 @@ impl MemoryGuard {
 
 /// The lowest limit that is known.
 pub fn limit(told: Option<u64>) -> Option<u64> {
-    let group = LIMIT_FILES.iter().find_map(|file| {
-        let text = std::fs::read_to_string(file).ok()?;
-        parse_limit(&text)
-    });
+    let group = cgroup::memory_limit(Path::new("/"));
     group.into_iter().chain(told.filter(|told| *told > 0)).min()
-}
-
-/// `max`, or bytes.
-fn parse_limit(text: &str) -> Option<u64> {
-    text.trim().parse().ok().filter(|limit| *limit > 0 && *limit < NO_LIMIT)
 }
 
 /// Second number of `/proc/self/statm`, pages.
@@ -118,10 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_are_read_as_the_kernel_writes_them() {
-        assert_eq!(parse_limit("1073741824\n"), Some(1 << 30));
-        assert_eq!(parse_limit("max\n"), None);
-        assert_eq!(parse_limit("9223372036854771712\n"), None);
+    fn the_lowest_limit_counts() {
         assert_eq!(limit(Some(1)), Some(1));
     }
 

@@ -11,6 +11,7 @@ use cairn_xds::ads::AdsStatus;
 use cairn_xds::feed::Kind;
 use cairn_xds::store::Store;
 use cairn_xds::translate::{Counters, Unsupported};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::sync::watch;
@@ -154,6 +155,16 @@ fn findings(writer: &mut Writer, name: &str, help: &str, findings: &[Unsupported
         let more = (findings.len() - MAX_NAMED) as f64;
         writer.gauge(name, help, &[("kind", "more"), ("name", "")], more);
     }
+}
+
+/// Seconds since istiod's last answer, by type.
+pub fn answer_ages(ads: &AdsStatus) -> BTreeMap<String, f64> {
+    let age = |at: SystemTime| at.elapsed().ok().map(|age| age.as_secs_f64());
+    let ages = ads
+        .kinds
+        .iter()
+        .filter_map(|(kind, status)| Some((kind.label().to_owned(), age(status.last_answer?)?)));
+    ages.collect()
 }
 
 /// For `/stats`, by Envoy's names.

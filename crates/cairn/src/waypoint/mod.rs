@@ -28,6 +28,7 @@ mod startup;
 pub mod yaml;
 
 pub use front::Front;
+pub use memory::{Used, limit as memory_limit};
 
 use crate::failure::Failure;
 use crate::terminal::say;

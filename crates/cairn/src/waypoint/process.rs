@@ -17,10 +17,12 @@ use super::paths::Paths;
 use super::settings::{DrainSettings, Settings};
 use super::{announce, metrics, ports, startup};
 use crate::admin::{Actions, AdminView, Bound, Door, EnvoyPages, Started, WaypointPages};
+use crate::cgroup::Cpu;
 use crate::cli::LogFormat;
 use crate::failure::Failure;
+use crate::load::{self, Began, Reporter, Sources};
 use crate::logging::Logging;
-use crate::ready::Readiness;
+use crate::ready::{Readiness, Step};
 use crate::signals::Signals;
 use arc_swap::ArcSwap;
 use cairn_identity::Identity;
@@ -28,15 +30,16 @@ use cairn_identity::istiod::{Istiod, Roots};
 use cairn_proxy::{InstanceConfig, Limits, MeshInstance, Placement, Running, Workers};
 use cairn_router::spec::Resources;
 use cairn_telemetry::Telemetry;
-use cairn_xds::ads::{AdsConfig, WorkloadScope};
+use cairn_xds::ads::{AdsConfig, AdsStatus, WorkloadScope};
 use cairn_xds::store::{Owner, Store};
 use cairn_xds::translate::{self, EndpointIdentity, Translator};
 use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 /// Name of the file for a warm start.
 const KEPT: &str = "cairn-xds";
@@ -61,6 +64,14 @@ struct Parts {
     listening: Vec<Bound>,
     started: Started,
     memory: Used,
+    load: LoadInputs,
+}
+
+/// What a report of the load waits for.
+#[derive(Clone, Default)]
+struct LoadInputs {
+    instance: Arc<OnceLock<Arc<MeshInstance>>>,
+    ads: Arc<OnceLock<watch::Receiver<AdsStatus>>>,
 }
 
 /// What serves.
@@ -151,8 +162,18 @@ async fn open(pod: &Pod, logging: Logging) -> Result<Parts, Failure> {
     let threads = pod.settings.workers;
     let telemetry = Telemetry::new(threads);
     let quit = Arc::new(Notify::new());
-    let pages =
-        WaypointPages::new(Arc::clone(&readiness), Arc::clone(&telemetry), Arc::clone(&quit));
+    let workers = Workers::start(threads, Placement::Local)
+        .map_err(|error| Failure::new(format!("worker threads do not start: {error}")))?;
+    tracing::info!(threads, "workers run");
+    let load = LoadInputs::default();
+    let reporter = reporter(pod, &workers, &readiness, &load, &telemetry);
+    tokio::spawn(Arc::clone(&reporter).run());
+    let pages = WaypointPages::new(
+        Arc::clone(&readiness),
+        Arc::clone(&telemetry),
+        Arc::clone(&quit),
+        reporter,
+    );
     let everywhere = ports::everywhere(&pod.node.addresses);
     let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
     let mut listening = Vec::new();
@@ -173,11 +194,49 @@ async fn open(pod: &Pod, logging: Logging) -> Result<Parts, Failure> {
         listening.push(Bound { name: what.replace(' ', "_"), address });
         tokio::spawn(pages.serve(door, listener));
     }
-    let workers = Workers::start(threads, Placement::Local)
-        .map_err(|error| Failure::new(format!("worker threads do not start: {error}")))?;
-    tracing::info!(threads, "workers run");
     let (started, memory) = (Started::now(), Used::default());
-    Ok(Parts { readiness, telemetry, logging, quit, pages, workers, listening, started, memory })
+    Ok(Parts {
+        readiness,
+        telemetry,
+        logging,
+        quit,
+        pages,
+        workers,
+        listening,
+        started,
+        memory,
+        load,
+    })
+}
+
+/// What tells the autoscaler how busy the process is, from the start on.
+fn reporter(
+    pod: &Pod,
+    workers: &Workers,
+    readiness: &Arc<Readiness>,
+    inputs: &LoadInputs,
+    telemetry: &Telemetry,
+) -> Arc<Reporter> {
+    let Pod { paths: _, node, settings } = pod;
+    let cpu = Cpu::find(Path::new("/"));
+    let memory_limit = memory::limit(settings.memory_limit);
+    let LoadInputs { instance, ads } = inputs.clone();
+    let sources = Sources {
+        began: Began::of_process(),
+        instance: load::instance_name(Some(&format!("{}.{}", node.pod, node.namespace))),
+        locality: node.locality.clone(),
+        zone: settings.load.config.zone.clone(),
+        readiness: Arc::clone(readiness),
+        meshes: Box::new(move || instance.get().cloned().into_iter().collect()),
+        answers: Box::new(move || {
+            ads.get().map(|ads| metrics::answer_ages(&ads.borrow())).unwrap_or_default()
+        }),
+        delays: workers.delays(),
+        capacity: load::capacities(&settings.load, &cpu, workers.len(), memory_limit),
+        cpu,
+        tenants: settings.load.tenants(),
+    };
+    Reporter::new(sources, telemetry)
 }
 
 /// Certificate, configuration, port.
@@ -185,7 +244,9 @@ async fn start(pod: &Pod, parts: &Parts) -> Result<Serving, Failure> {
     let Pod { paths, node, settings } = pod;
     let readiness = &parts.readiness;
     let (identity, keeper) = identity::obtain(settings, paths, &node.cluster_id, readiness).await;
+    readiness.reached(Step::Certificate);
     let instance = instance(pod, parts, &identity);
+    let _first = parts.load.instance.set(Arc::clone(&instance));
     let feeder = feeder(pod);
     let resources: Arc<ArcSwap<Resources>> = Arc::default();
     let store = Arc::new(Store::new());
@@ -200,6 +261,7 @@ async fn start(pod: &Pod, parts: &Parts) -> Result<Serving, Failure> {
     let control = Control::start(exchange)
         .await
         .map_err(|error| Failure::new(format!("the configuration's thread: {error}")))?;
+    let _first = parts.load.ads.set(control.ads.clone());
     let (asking, wants) = (feeder.clone(), Arc::clone(&control.wants));
     instance.set_identity_wait(Arc::new(move |address| {
         if asking.ask(address) {
@@ -224,6 +286,7 @@ async fn start(pod: &Pod, parts: &Parts) -> Result<Serving, Failure> {
     parts.pages.put(EnvoyPages::new(view));
 
     startup::configured(&control, &feeder, &node.discovery_address, readiness).await;
+    readiness.reached(Step::Config);
     startup::compare_addresses(&control, &instance);
     let port = Arc::new(startup::listen(&instance, &parts.workers, readiness).await);
     let _set_once = running.set(Arc::clone(&port));

@@ -5,6 +5,7 @@ use super::environment::Environment;
 use super::node::Node;
 use super::paths::Paths;
 use super::ports::{Ports, PortsError};
+use crate::load::LoadSettings;
 use cairn_identity::ca::{self, KeyKind};
 use cairn_identity::istiod::{OverrideError, Overrides};
 use cairn_identity::{SpiffeError, SpiffeId};
@@ -47,6 +48,8 @@ pub struct Settings {
     pub memory_percent: u64,
     /// Bytes that the pod may use, where kubelet says so (`GOMEMLIMIT`).
     pub memory_limit: Option<u64>,
+    /// What the pod can do, for the autoscaler (`CAIRN_BANDWIDTH`, `CAIRN_CAPACITY`).
+    pub load: LoadSettings,
     /// What was not understood, in words.
     pub warnings: Vec<String>,
 }
@@ -136,6 +139,7 @@ impl Settings {
         let workers = reader.workers();
         let memory_percent =
             reader.number("CAIRN_MEMORY_PERCENT", "a number of percent").unwrap_or(MEMORY_PERCENT);
+        let load = reader.load();
         Ok(Settings {
             id,
             ca,
@@ -154,6 +158,7 @@ impl Settings {
             loopback_endpoints: reader.chosen("CAIRN_LOOPBACK_ENDPOINTS", "on", "off"),
             memory_percent,
             memory_limit,
+            load,
             warnings: reader.warnings,
         })
     }
@@ -189,6 +194,17 @@ impl<'a> Reader<'a> {
             self.odd(name, value, what);
         }
         parsed
+    }
+
+    fn load(&mut self) -> LoadSettings {
+        let mut load = LoadSettings::default();
+        let capacity = self.var("CAIRN_CAPACITY").map(|list| load.put(list));
+        if let Some(Err(error)) = capacity {
+            self.warnings.push(format!("CAIRN_CAPACITY has no effect from here on: {error}"));
+        }
+        load.config.bandwidth =
+            self.number("CAIRN_BANDWIDTH", "eci, or a rate such as 100Mbit or 1.5Gbit");
+        load
     }
 
     fn ratio(&mut self, name: &str, default: f64) -> f64 {
@@ -345,9 +361,13 @@ mod tests {
             ("SECRET_GRACE_PERIOD_RATIO", "7"),
             ("WORKLOAD_RSA_KEY_SIZE", "2048"),
             ("ISTIO_CPU_LIMIT", "many"),
+            ("CAIRN_BANDWIDTH", "fast"),
+            ("CAIRN_CAPACITY", "in-flight=7,cpus=2"),
         ])
         .unwrap();
-        assert_eq!(settings.warnings.len(), 7, "{:#?}", settings.warnings);
+        assert_eq!(settings.load.config.in_flight, Some(7.0));
+        assert_eq!(settings.load.config.bandwidth, None);
+        assert_eq!(settings.warnings.len(), 9, "{:#?}", settings.warnings);
         assert_eq!(settings.drain.accept, Duration::from_secs(5));
         assert!(settings.warm_start);
         assert_eq!(settings.ca.key, KeyKind::EcdsaP256);

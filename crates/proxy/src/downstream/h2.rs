@@ -1,6 +1,7 @@
 //! HTTP/2 with prior knowledge inside a tunnel: many requests at once, gRPC among them.
 
 use super::session::{Codec, RequestSession, Shared, read_failed, write_failed};
+use crate::counters::Raised;
 use crate::engine::Engine;
 use crate::inbound::Inbound;
 use crate::io::Rewind;
@@ -100,7 +101,11 @@ fn start(
     let inbound = Arc::new(Inbound::new(Arc::clone(link), resolved));
     let session = H2::session(parts, body, respond, inbound);
     let engine = Arc::clone(engine);
-    requests.spawn(async move { engine.process(Box::new(session)).await });
+    let open = Raised::new(Arc::clone(link.instance.counters()), |counters| &counters.streams);
+    requests.spawn(async move {
+        engine.process(Box::new(session)).await;
+        drop(open);
+    });
 }
 
 fn refuse(respond: &mut SendResponse<Bytes>, status: StatusCode) {

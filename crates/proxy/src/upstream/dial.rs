@@ -4,7 +4,7 @@ use super::attempt::{Attempt, Failure};
 use super::pool::EndpointPool;
 use super::tls::ClusterTls;
 use crate::io::{ByteReader, ByteWriter, Duplex, from_socket, from_tunnel};
-use cairn_hbone::{ConnectHeaders, TunnelStream};
+use cairn_hbone::{ConnectHeaders, Counted, TunnelStream};
 use std::io;
 use std::sync::Arc;
 use tokio::net::TcpStream;
@@ -70,7 +70,8 @@ async fn open(
             .await
             .map_err(|error| Failure::Connect(format!("{}: {error}", endpoint.address)))?;
         let _only_latency = tcp.set_nodelay(true);
-        return Ok(Dialled::Socket(Box::new(tcp)));
+        let traffic = Arc::clone(attempt.inbound.link.instance.traffic());
+        return Ok(Dialled::Socket(Box::new(Counted::new(tcp, traffic))));
     };
     let Some(expected) = pool.expected(tunnel) else {
         return Err(Failure::Connect(format!(

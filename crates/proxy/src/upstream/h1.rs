@@ -38,7 +38,11 @@ impl H1Exchange {
     ) -> Result<Self, Failure> {
         let place = match attempt.cluster.circuit_breakers {
             None => None,
-            Some(_) => Box::pin(breakers::place(&attempt.cluster)).await?,
+            Some(_) => {
+                let instance = &attempt.inbound.link.instance;
+                let place = breakers::place(&attempt.cluster, &instance.loads().waits);
+                Box::pin(place).await.inspect_err(|_| instance.counters().overflows.add_one())?
+            }
         };
         let pool = pool_of(attempt);
         let connection = connect(attempt, &pool).await?;

@@ -1,6 +1,6 @@
 //! What types cannot say about one file: ranges, names, addresses.
 
-use super::config::{DrainConfig, Limits};
+use super::config::{DrainConfig, Limits, LoadConfig};
 use super::document::{Document, MeshPart};
 use super::error::Problem;
 use cairn_identity::TrustDomains;
@@ -25,12 +25,15 @@ const DAY: Duration = Duration::from_secs(86400);
 
 /// Everything that is wrong with a file by itself.
 pub(super) fn problems(document: &Document) -> Vec<Problem> {
-    let Document { workers, placement: _, drain, admin: _, meshes } = document;
+    let Document { workers, placement: _, drain, admin: _, load, meshes } = document;
     let mut checks = Checks { prefix: String::new(), problems: Vec::new() };
     checks.range("workers", *workers, 0..=MAX_WORKERS, "0 stands for the number of cores");
     if let Some(DrainConfig { grace, limit }) = drain {
         checks.time("drain.grace", Some(*grace), Duration::ZERO..=HOUR);
         checks.time("drain.limit", Some(*limit), Duration::ZERO..=DAY);
+    }
+    if let Some(load) = load {
+        checks.load(load);
     }
     for (index, mesh) in meshes.iter().enumerate() {
         checks.prefix = format!("meshes[{index}].");
@@ -48,6 +51,22 @@ struct Checks {
 impl Checks {
     fn wrong(&mut self, field: &str, message: impl Into<String>) {
         self.problems.push(Problem::of_field(format!("{}{field}", self.prefix), message));
+    }
+
+    fn load(&mut self, load: &LoadConfig) {
+        let LoadConfig { bandwidth: _, in_flight, cpu, connections, units, tenants, zone: _ } =
+            load;
+        for (field, value) in [
+            ("load.in_flight", in_flight),
+            ("load.cpu", cpu),
+            ("load.connections", connections),
+            ("load.units", units),
+        ] {
+            if value.is_some_and(|value| !value.is_finite() || value <= 0.0) {
+                self.wrong(field, "expected a number above 0");
+            }
+        }
+        self.range("load.tenants", *tenants, 0..=1000, "the others are one row");
     }
 
     fn range<T: PartialOrd + Display>(

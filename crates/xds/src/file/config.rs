@@ -5,6 +5,7 @@ use cairn_router::spec::{Resources, duration};
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 /// The whole configuration of a process.
@@ -18,6 +19,8 @@ pub struct Config {
     pub drain: DrainConfig,
     /// Addresses for operators and probes.
     pub admin: AdminConfig,
+    /// What the autoscaler is told.
+    pub load: LoadConfig,
     /// One proxy each; at least one.
     pub meshes: Vec<MeshConfig>,
 }
@@ -48,6 +51,78 @@ pub struct DrainConfig {
 impl Default for DrainConfig {
     fn default() -> Self {
         DrainConfig { grace: Duration::ZERO, limit: Duration::from_secs(30) }
+    }
+}
+
+/// What the autoscaler is told of the process. Absent: derived from the CPUs that it may use.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LoadConfig {
+    /// Bandwidth, both directions together. Default: unknown.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bandwidth: Option<Bandwidth>,
+    /// Requests in flight, more than 0. Default: 400 for each core.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub in_flight: Option<f64>,
+    /// CPU time per second, more than 0. Default: the quota, no more than there are workers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu: Option<f64>,
+    /// HBONE connections, more than 0. Default: 4,000 for each core.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connections: Option<f64>,
+    /// Size beside the pool's reference member, more than 0. Default: half of the cores.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub units: Option<f64>,
+    /// Tenants with a row of their own, 0 to 1,000. Default 20.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tenants: Option<usize>,
+    /// Where the process is. Default: unknown.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub zone: Option<String>,
+}
+
+/// A bandwidth, both directions together.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub enum Bandwidth {
+    /// What Alibaba Cloud's ECI gives a pod of this size.
+    Eci,
+    /// So many bits per second.
+    BitsPerSecond(f64),
+}
+
+impl FromStr for Bandwidth {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text == "eci" {
+            return Ok(Bandwidth::Eci);
+        }
+        let units = [("Kbit", 1e3), ("Mbit", 1e6), ("Gbit", 1e9)];
+        let bits = units.iter().find_map(|(unit, factor)| {
+            let number: f64 = text.strip_suffix(unit)?.trim_end().parse().ok()?;
+            Some(number * factor)
+        });
+        bits.filter(|bits| bits.is_finite() && *bits > 0.0).map(Bandwidth::BitsPerSecond).ok_or_else(
+            || format!("`{text}` is no bandwidth; write `eci`, or a rate in Kbit, Mbit or Gbit, for example 1.5Gbit"),
+        )
+    }
+}
+
+impl TryFrom<String> for Bandwidth {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+impl From<Bandwidth> for String {
+    fn from(bandwidth: Bandwidth) -> String {
+        match bandwidth {
+            Bandwidth::Eci => "eci".to_owned(),
+            Bandwidth::BitsPerSecond(bits) => format!("{}Mbit", bits / 1e6),
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! What one file holds: like [`super::Config`], but every part may stand in another file.
 
-use super::config::{AdminConfig, DrainConfig, IdentityConfig, Limits, Placement};
+use super::config::{AdminConfig, DrainConfig, IdentityConfig, Limits, LoadConfig, Placement};
 use cairn_router::spec::{Cluster, Destination, EndpointSet, Workload};
 use serde::Deserialize;
 use std::net::SocketAddr;
@@ -14,6 +14,7 @@ pub(super) struct Document {
     pub placement: Option<Placement>,
     pub drain: Option<DrainConfig>,
     pub admin: Option<AdminConfig>,
+    pub load: Option<LoadConfig>,
     pub meshes: Vec<MeshPart>,
 }
 

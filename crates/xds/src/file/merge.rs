@@ -4,7 +4,7 @@
 //! everything else of a mesh, and of the process, stands in one file only.
 
 use super::config::{
-    AdminConfig, Config, DrainConfig, IdentityConfig, Limits, MeshConfig, Placement,
+    AdminConfig, Config, DrainConfig, IdentityConfig, Limits, LoadConfig, MeshConfig, Placement,
 };
 use super::document::{Document, MeshPart};
 use super::error::Problem;
@@ -106,6 +106,7 @@ pub(super) fn merge(parts: Vec<Part>) -> Result<(Config, Origins), Vec<Conflict>
         placement: Once::EMPTY,
         drain: Once::EMPTY,
         admin: Once::EMPTY,
+        load: Once::EMPTY,
         meshes: Vec::new(),
         by_name: HashMap::new(),
         conflicts: Vec::new(),
@@ -122,6 +123,7 @@ struct Merger {
     placement: Once<Placement>,
     drain: Once<DrainConfig>,
     admin: Once<AdminConfig>,
+    load: Once<LoadConfig>,
     meshes: Vec<Gathered>,
     by_name: HashMap<String, usize>,
     conflicts: Vec<Conflict>,
@@ -150,12 +152,13 @@ fn set<T>(
 
 impl Merger {
     fn add(&mut self, file: usize, document: &Document) {
-        let Document { workers, placement, drain, admin, meshes } = document;
+        let Document { workers, placement, drain, admin, load, meshes } = document;
         let Self { files, conflicts, .. } = self;
         set(&mut self.workers, *workers, (file, "workers".to_owned()), files, conflicts);
         set(&mut self.placement, *placement, (file, "placement".to_owned()), files, conflicts);
         set(&mut self.drain, drain.clone(), (file, "drain".to_owned()), files, conflicts);
         set(&mut self.admin, admin.clone(), (file, "admin".to_owned()), files, conflicts);
+        set(&mut self.load, load.clone(), (file, "load".to_owned()), files, conflicts);
         for (index, mesh) in meshes.iter().enumerate() {
             self.add_mesh(file, index, mesh);
         }
@@ -216,6 +219,7 @@ impl Merger {
             placement,
             drain,
             admin,
+            load,
             meshes,
             by_name: _,
             mut conflicts,
@@ -275,6 +279,7 @@ impl Merger {
             placement: placement.take().unwrap_or_default(),
             drain: drain.take().unwrap_or_default(),
             admin,
+            load: load.take().unwrap_or_default(),
             meshes: configs,
         };
         Ok((config, origins))

@@ -20,8 +20,8 @@ mod watch;
 mod yaml;
 
 pub use config::{
-    AdminConfig, Config, DevIdentity, DrainConfig, FileIdentity, IdentityConfig, Limits,
-    MeshConfig, Placement,
+    AdminConfig, Bandwidth, Config, DevIdentity, DrainConfig, FileIdentity, IdentityConfig, Limits,
+    LoadConfig, MeshConfig, Placement,
 };
 pub use error::{FileError, Position};
 pub use parse::{Format, parse_bytes};

@@ -17,7 +17,7 @@ pub fn summary(config: &Config) -> String {
 }
 
 fn write_summary(out: &mut String, config: &Config) -> fmt::Result {
-    let Config { workers, placement: _, drain: _, admin, meshes } = config;
+    let Config { workers, placement: _, drain: _, admin, load: _, meshes } = config;
     let threads =
         if *workers == 0 { "a thread per core".to_owned() } else { counted(*workers, "thread") };
     writeln!(out, "{}, {threads}", counted(meshes.len(), "mesh"))?;
