@@ -55,5 +55,6 @@ pub use limits::Limits;
 pub use listener::{Drained, ListenError, Running, listen};
 pub use load::{
     DelaySummary, Delays, LoadReading, Reading, TENANTS, TenantReading, Totals, bench_request,
+    bench_requests,
 };
 pub use workers::{Placement, Workers};

@@ -51,6 +51,10 @@ fn yaml_types_and_names() {
             ("workers: many\n", "1:10", "workers", "found `many`, expected an integer from 0 to"),
             ("workers: '2'\n", "1:10", "workers", "found the string \"2\", expected an integer"),
             ("workers: -1\n", "1:10", "workers", "found `-1`"),
+            ("load: {bandwidth: 1GB}\n", "1:19", "load.bandwidth", "1.5Gbit"),
+            ("load: {cpu: 0}\n", "1:13", "load.cpu", "above 0"),
+            ("load: {tenants: 1001}\n", "1:17", "load.tenants", "1000"),
+            ("load: {inflight: 1}\n", "1:8", "load.inflight", "unknown field"),
             ("meshes: {}\n", "1:9", "meshes", "found a map, expected a list"),
             ("meshes:\n", "1:7", "meshes", "found nothing, expected a list"),
             (

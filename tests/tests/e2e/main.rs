@@ -14,6 +14,7 @@ mod grpc;
 mod headers;
 mod http;
 mod limits;
+mod load;
 mod matching;
 mod meshes;
 mod original_destination;

@@ -13,6 +13,7 @@ mod outage;
 mod pages;
 mod pod;
 mod ready;
+mod report;
 mod start;
 mod storm;
 mod unsupported;

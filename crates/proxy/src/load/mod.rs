@@ -20,16 +20,26 @@ use std::sync::Arc;
 use std::time::Instant;
 
 /// Counts one request of a known tenant, from its begin to its end, each time that it is called: for
-/// benchmarks.
+/// benchmarks and tests.
 #[doc(hidden)]
-pub fn bench_request() -> impl Fn() {
-    let load = Load::new();
-    let tenant = load.tenants.of(&"bench".into(), 2);
-    move || {
-        let underway = load.begin(&tenant, 1, REQUEST);
-        tenant.add_bytes(1, 2048);
-        drop(underway);
-    }
+pub fn bench_request() -> impl Fn() + Send + Sync {
+    bench_requests(1).remove(0)
+}
+
+/// As [`bench_request`] on so many workers, for the same tenant.
+#[doc(hidden)]
+pub fn bench_requests(workers: usize) -> Vec<Box<dyn Fn() + Send + Sync>> {
+    let load = Arc::new(Load::new());
+    let tenant = load.tenants.of(&"bench".into(), workers);
+    let count = |worker| {
+        let (load, tenant) = (Arc::clone(&load), Arc::clone(&tenant));
+        Box::new(move || {
+            let underway = load.begin(&tenant, worker, REQUEST);
+            tenant.add_bytes(worker, 2048);
+            drop(underway);
+        }) as Box<dyn Fn() + Send + Sync>
+    };
+    (0..workers).map(count).collect()
 }
 
 /// What waits for something inside the proxy, each with the time it has waited.
