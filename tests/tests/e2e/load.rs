@@ -122,7 +122,7 @@ fn what_is_in_flight_is_counted_for_as_long_as_it_is() {
             let names: Vec<_> = next.tenants.iter().map(|row| row.namespace.as_str()).collect();
             assert_eq!(names, ["shop", "bank"], "the busiest first, and no row for no others");
             assert_eq!(tenant(&next, "shop").in_flight, 5.0);
-            assert_eq!(tenant(&next, "shop").mesh, "mesh");
+            assert_eq!(tenant(&next, "shop").mesh, "test");
             last = next;
         }
         assert_eq!((last.connections.hbone, last.connections.tunnels), (1, 6));
@@ -198,7 +198,7 @@ fn a_report_has_all_that_is_known() {
             .iter()
             .map(|row| (row.mesh.as_str(), row.namespace == "*", row.requests_total))
             .collect();
-        assert!(matches!(rows[..], [("mesh", false, _), ("*", true, _)]), "{rows:?}");
+        assert!(matches!(rows[..], [("test", false, _), ("*", true, _)]), "{rows:?}");
         assert_eq!(rows[0].2 + rows[1].2, 3);
         assert!(report.tenants.iter().all(|row| row.bytes_total >= 10));
 
@@ -223,7 +223,7 @@ fn prometheus_gets_the_same() {
         let value = |name: &str, labels: &[(&str, &str)]| sum(&samples, name, labels);
         assert_eq!(value("cairn_load_in_flight", &[]), 1.0);
         assert!(value("cairn_load_in_flight_seconds_total", &[]) >= report.in_flight_seconds_total);
-        let bank = [("mesh", "mesh"), ("namespace", "bank")];
+        let bank = [("mesh", "test"), ("namespace", "bank")];
         assert_eq!(value("cairn_load_tenant_in_flight", &bank), 1.0);
         assert_eq!(value("cairn_load_capacity", &[("of", "bytes_per_second")]), 187_500_000.0);
         assert!(value("cairn_load_cold_start_seconds", &[("step", "ready")]) > 0.0);
