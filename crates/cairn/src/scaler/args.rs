@@ -152,3 +152,41 @@ fn within(text: &str, least: Duration, most: Duration) -> Result<Duration, Strin
     }
     Ok(value)
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic)]
+mod tests {
+    use super::super::settings;
+    use super::*;
+    use crate::cli::{Cli, Command};
+    use clap::Parser;
+
+    const DEPLOYMENT: &str = include_str!("../../../../deploy/keda/scaler.yaml");
+
+    #[test]
+    fn the_deployment_starts_it_as_it_can_be_started() {
+        let (_, args) = DEPLOYMENT.split_once("          args:\n").unwrap();
+        let words = args.lines().map_while(|line| line.strip_prefix("            - "));
+        let Command::Scaler(args) =
+            Cli::try_parse_from(["cairn"].into_iter().chain(words)).unwrap().command
+        else {
+            panic!("another command")
+        };
+        assert_eq!(args.service.as_deref(), Some("waypoint-pool/waypoint-pool"));
+        assert_eq!(args.target.as_deref(), Some("deployments/waypoint-pool"));
+        let policy = settings::settings(&args).unwrap().policy;
+        assert_eq!((policy.min, policy.max), (2, 200));
+        assert!(args.command.is_none() && !args.apply);
+    }
+
+    #[test]
+    fn a_simulation_is_no_run() {
+        let line = ["cairn", "scaler", "simulate", "--trace", "a.csv", "--policy", "min=3,max=9"];
+        let Command::Scaler(args) = Cli::try_parse_from(line).unwrap().command else {
+            panic!("another command")
+        };
+        let Some(ScalerCommand::Simulate(args)) = args.command else { panic!("it runs") };
+        assert_eq!(args.policy, ["min=3", "max=9"]);
+        assert!(Cli::try_parse_from(["cairn", "scaler", "--apply", "simulate"]).is_err());
+    }
+}
