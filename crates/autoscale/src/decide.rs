@@ -2,9 +2,9 @@
 //!
 //! Two averages of the demand are looked at: a stable one, and a short one for bursts. When the short
 //! one asks for a multiple of what there is, or members refuse work, the fleet is in panic: it grows
-//! by the short average, and it does not shrink until a whole stable window was calm. Headroom is
-//! added for what will come while a new member starts. Shrinking follows the largest decision of
-//! the last minutes, slowly, and not at all while too few members answer.
+//! by the short average and the demand of now, and it does not shrink until a whole stable window was
+//! calm. Headroom is added for what will come while a new member starts. Shrinking follows the
+//! largest decision of the last minutes, slowly, and not at all while too few members answer.
 
 use crate::fleet::Demand;
 use crate::window::Window;
@@ -32,7 +32,8 @@ pub struct Policy {
     pub overload_for: Duration,
     /// The largest decision of this long holds. Default 300 s.
     pub down_delay: Duration,
-    /// Share of the members that may go at once, at least one. Default 0.1.
+    /// Share of the members that may go at once, at least one. Default 0.1, which from 10 members on
+    /// is one more: an HPA that acts for us ignores a tenth.
     pub down_share: f64,
     /// Pause between two steps down. Default 60 s.
     pub down_period: Duration,
@@ -56,7 +57,7 @@ pub struct PolicyError {
 pub enum Mode {
     /// By the stable average.
     Stable,
-    /// By the short one, and never down.
+    /// By the short one and, while that tells a burst, by the demand of now; never down.
     Panic,
     /// Nothing goes: too few members answer, or one drains.
     Hold,
@@ -183,6 +184,8 @@ const LOOK_AHEAD: Duration = Duration::from_secs(30);
 /// Shares of the members that have to answer: to shrink, and to say anything.
 const ANSWER_TO_SHRINK: f64 = 0.8;
 const ANSWER_TO_DECIDE: f64 = 0.5;
+/// Share by which the wished number has to differ before an HPA does anything.
+const HPA_TOLERANCE: f64 = 0.1;
 
 impl Autoscaler {
     /// A scaler that knows nothing yet.
@@ -269,7 +272,10 @@ impl Autoscaler {
         let mut mode;
         let mut desired;
         if panic {
-            desired = self.panic_most.max(by_panic).max(by_stable).max(ready.min(current));
+            // In a burst the short average lags by its length; what there is now does not.
+            let by_now = if burst && readable { members(demand.units) } else { 0 };
+            desired =
+                self.panic_most.max(by_now).max(by_panic).max(by_stable).max(ready.min(current));
             if long_overloaded {
                 // Once per cold start: who was asked for has to come before it is known whether it
                 // is enough.
@@ -325,8 +331,7 @@ impl Autoscaler {
                 mode = Mode::Hold;
                 reason = format!("{why}: nothing goes");
             } else {
-                let step = ((f64::from(current) * policy.down_share).floor() as u32).max(1);
-                let lowest = current.saturating_sub(step);
+                let lowest = shrunk(current, policy.down_share);
                 // A step stands for its whole period, so that whoever acts on it sooner or later,
                 // as an HPA does, finds the same number each time that it asks.
                 let floor = match self.step_down {
@@ -339,7 +344,7 @@ impl Autoscaler {
                     }
                 };
                 if desired < floor {
-                    reason = format!("{reason}; {step} at a time");
+                    reason = format!("{reason}; {} at a time", current - lowest);
                 }
                 desired = desired.max(floor);
             }
@@ -347,6 +352,7 @@ impl Autoscaler {
         } else if desired > current && desired < policy.max {
             // An HPA that acts for us ignores a tenth.
             desired = desired.max(grown(current)).min(policy.max);
+            self.decisions.add(now, f64::from(desired));
         }
         Decision {
             desired: readable.then_some(desired),
@@ -392,9 +398,16 @@ impl Autoscaler {
     }
 }
 
+/// A step down from `current`; one of a tenth is made larger than that.
+fn shrunk(current: u32, share: f64) -> u32 {
+    let step = (f64::from(current) * share).floor() as u32;
+    let ignored = f64::from(step) <= f64::from(current) * HPA_TOLERANCE;
+    current.saturating_sub(step + u32::from(ignored))
+}
+
 /// More than a tenth above `current`.
 fn grown(current: u32) -> u32 {
-    (f64::from(current) * 1.1).floor() as u32 + 1
+    (f64::from(current) * (1.0 + HPA_TOLERANCE)).floor() as u32 + 1
 }
 
 #[cfg(test)]

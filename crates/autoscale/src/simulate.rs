@@ -1,4 +1,4 @@
-//! A recorded load against this algorithm and against an HPA, without a cluster.
+//! A recorded load against this algorithm and against HPAs, without a cluster.
 //!
 //! The model: demand is spread evenly over ready members; a member that is asked for is ready after
 //! the cold start; one that is given up is gone at once. A fleet is overloaded while the demand
@@ -25,11 +25,17 @@ pub struct TraceError {
     pub message: String,
 }
 
+/// A bound on the demand of a trace, in units.
+pub const MAX_UNITS: f64 = 1e6;
+
 /// Who decides.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Who {
-    /// This crate.
+    /// This crate, which changes the number of members itself as soon as it has decided.
     Cairn(Policy),
+    /// This crate, through an HPA that reads its decision as a metric, as KEDA makes one: with the
+    /// behaviour of `deploy/keda`.
+    Keda(Policy),
     /// A horizontal pod autoscaler with its default behaviour.
     Hpa(Hpa),
 }
@@ -112,8 +118,8 @@ impl Trace {
             let second: usize =
                 second.trim().parse().map_err(|_| fails("the seconds are no whole number"))?;
             let units: f64 = units.trim().parse().map_err(|_| fails("the units are no number"))?;
-            if !units.is_finite() || units < 0.0 {
-                return Err(fails("the units must be 0 or more"));
+            if !(0.0..=MAX_UNITS).contains(&units) {
+                return Err(fails("the units must be from 0 to 1,000,000"));
             }
             if second > MAX_SECONDS {
                 return Err(fails("is later than two weeks"));
@@ -141,9 +147,14 @@ impl Trace {
         Ok(Trace { units })
     }
 
-    /// Calm, then eight times as much at once, then calm.
+    /// Calm, then eight times as much at once, then calm. It begins between two looks of an HPA.
     pub fn burst() -> Self {
-        let units = (0..1800).map(|second| if (600..1200).contains(&second) { 12.0 } else { 1.5 });
+        Trace::burst_at(608)
+    }
+
+    fn burst_at(begin: usize) -> Self {
+        let burst = begin..begin + 600;
+        let units = (0..1800).map(|second| if burst.contains(&second) { 12.0 } else { 1.5 });
         Trace { units: units.collect() }
     }
 
@@ -162,6 +173,36 @@ impl Trace {
     }
 }
 
+impl Moment {
+    /// More is to be done than the members that are there can do.
+    pub fn overloaded(&self) -> bool {
+        self.units > f64::from(self.ready)
+    }
+}
+
+impl Outcome {
+    /// The longest overload without a pause, in seconds.
+    pub fn longest_overload(&self) -> usize {
+        let spells = self.moments.split(|moment| !moment.overloaded());
+        spells.map(<[Moment]>::len).max().unwrap_or(0)
+    }
+
+    /// Members that were asked for at most.
+    pub fn most(&self) -> u32 {
+        self.moments.iter().map(|moment| moment.desired).max().unwrap_or(0)
+    }
+
+    /// How often the number that was asked for rose, and fell.
+    pub fn changes(&self) -> (usize, usize) {
+        let pairs =
+            || self.moments.windows(2).filter_map(|pair| Some((pair.first()?, pair.last()?)));
+        (
+            pairs().filter(|(before, after)| before.desired < after.desired).count(),
+            pairs().filter(|(before, after)| before.desired > after.desired).count(),
+        )
+    }
+}
+
 /// Runs a trace. A fleet of `start` members is ready at its beginning.
 ///
 /// # Errors
@@ -175,6 +216,11 @@ pub fn run(
 ) -> Result<Outcome, PolicyError> {
     let mut decider = match who {
         Who::Cairn(policy) => Decider::Cairn(Box::new(Autoscaler::new(policy.clone())?)),
+        Who::Keda(policy) => Decider::Keda {
+            scaler: Box::new(Autoscaler::new(policy.clone())?),
+            latest: None,
+            steps: VecDeque::new(),
+        },
         Who::Hpa(hpa) => Decider::Hpa { hpa: hpa.clone(), wanted: VecDeque::new() },
     };
     let cold = usize::try_from(cold_start.as_secs()).unwrap_or(usize::MAX);
@@ -210,8 +256,9 @@ pub fn run(
             ready -= surplus.min(ready);
             desired = wish;
         }
-        outcome.moments.push(Moment { units, desired, ready });
-        outcome.overloaded_seconds += u64::from(units > f64::from(ready));
+        let moment = Moment { units, desired, ready };
+        outcome.overloaded_seconds += u64::from(moment.overloaded());
+        outcome.moments.push(moment);
         member_seconds +=
             u64::from(ready) + starting.iter().map(|(_, members)| u64::from(*members)).sum::<u64>();
     }
@@ -221,6 +268,7 @@ pub fn run(
 
 enum Decider {
     Cairn(Box<Autoscaler>),
+    Keda { scaler: Box<Autoscaler>, latest: Option<u32>, steps: VecDeque<u32> },
     Hpa { hpa: Hpa, wanted: VecDeque<u32> },
 }
 
@@ -231,6 +279,10 @@ const HPA_SYNC: usize = 15;
 const CPU_AGE: usize = 30;
 /// Decisions of an HPA's default scale-down window of 300 s.
 const HPA_DOWN: usize = 300 / HPA_SYNC;
+/// Decisions of a minute, in which the HPA of `deploy/keda` takes a tenth at most.
+const KEDA_DOWN: usize = 60 / HPA_SYNC;
+/// What an HPA takes for no difference.
+const TOLERANCE: f64 = 0.1;
 
 impl Decider {
     fn decide(
@@ -242,17 +294,29 @@ impl Decider {
     ) -> Option<u32> {
         match self {
             Decider::Cairn(scaler) if second.is_multiple_of(POLL) => {
-                let members = now.ready as usize;
-                // What exceeds the members' capacity waits in them, and is in flight.
-                let demand = Demand {
-                    units: now.units,
-                    members,
-                    answering: members,
-                    ready: members,
-                    cold_start: Some(cold_start),
-                    ..Demand::default()
-                };
-                scaler.decide(Duration::from_secs(second as u64), &demand, now.desired).desired
+                decide(scaler, second, before, now, cold_start)
+            }
+            Decider::Keda { scaler, latest, steps } => {
+                if second.is_multiple_of(POLL) {
+                    *latest = decide(scaler, second, before, now, cold_start).or(*latest);
+                }
+                if !second.is_multiple_of(HPA_SYNC) {
+                    return None;
+                }
+                let wish = (*latest)?;
+                steps.push_back(now.desired);
+                if steps.len() > KEDA_DOWN {
+                    steps.pop_front();
+                }
+                let ratio = f64::from(wish) / f64::from(now.desired.max(1));
+                if (ratio - 1.0).abs() <= TOLERANCE {
+                    return None;
+                }
+                let up = now.desired.saturating_mul(5).max(now.desired.saturating_add(40));
+                // A tenth of what there was at the beginning of the last minute, at least one.
+                let before = steps.iter().copied().max().unwrap_or(now.desired);
+                let down = before - (before / 10).max(1).min(before);
+                Some(wish.min(up).max(down.min(now.desired)))
             }
             Decider::Hpa { hpa, wanted } if second.is_multiple_of(HPA_SYNC) => {
                 let ready = f64::from(now.ready.max(1));
@@ -267,7 +331,7 @@ impl Decider {
                     }
                 };
                 let ratio = share / hpa.target;
-                let wish = if (ratio - 1.0).abs() <= 0.1 {
+                let wish = if (ratio - 1.0).abs() <= TOLERANCE {
                     now.ready
                 } else {
                     (ready * ratio).ceil() as u32
@@ -279,13 +343,39 @@ impl Decider {
                 let wish = if wish < now.desired {
                     wanted.iter().copied().max().unwrap_or(wish).min(now.desired)
                 } else {
-                    wish.min((now.desired * 2).max(now.desired + 4))
+                    wish.min(now.desired.saturating_mul(2).max(now.desired.saturating_add(4)))
                 };
                 Some(wish.clamp(hpa.min, hpa.max))
             }
             _ => None,
         }
     }
+}
+
+fn decide(
+    scaler: &mut Autoscaler,
+    second: usize,
+    before: &[Moment],
+    now: Moment,
+    cold_start: Duration,
+) -> Option<u32> {
+    let members = now.ready as usize;
+    // A poll sees the average since the one before. What exceeds the members' capacity waits in
+    // them, and is in flight.
+    let since = before.get(second.saturating_sub(POLL)..).unwrap_or_default();
+    let units = match since.len() {
+        0 => now.units,
+        count => since.iter().map(|moment| moment.units).sum::<f64>() / count as f64,
+    };
+    let demand = Demand {
+        units,
+        members,
+        answering: members,
+        ready: members,
+        cold_start: Some(cold_start),
+        ..Demand::default()
+    };
+    scaler.decide(Duration::from_secs(second as u64), &demand, now.desired).desired
 }
 
 #[cfg(test)]
@@ -313,6 +403,50 @@ mod tests {
         }
     }
 
+    /// Least and most seconds of overload, whichever second the burst begins at.
+    fn over_phases(who: &Who, cold: u64) -> (u64, u64) {
+        let of = |begin: usize| {
+            let mut trace = Trace::burst_at(begin);
+            trace.units.drain(..400);
+            trace.units.truncate(300);
+            run(&trace, who, Duration::from_secs(cold), 4).unwrap()
+        };
+        let seconds: Vec<u64> = (600..630).map(|begin| of(begin).overloaded_seconds).collect();
+        (*seconds.iter().min().unwrap(), *seconds.iter().max().unwrap())
+    }
+
+    #[test]
+    fn the_order_does_not_depend_on_when_a_burst_begins() {
+        let keda = Who::Keda(Policy::default());
+        // docs/autoscaling.md tells these.
+        assert_eq!(over_phases(&cairn(), 15), (16, 17));
+        assert_eq!(over_phases(&keda, 15), (16, 31));
+        assert_eq!(over_phases(&hpa(Signal::InFlight), 15), (30, 44));
+        assert_eq!(over_phases(&hpa(Signal::Cpu), 15), (71, 89));
+    }
+
+    #[test]
+    fn keda_takes_a_tenth_in_a_minute() {
+        let keda = Who::Keda(Policy::default());
+        let keda = run(&Trace::burst(), &keda, Duration::from_secs(15), 4).unwrap();
+        // No more than a tenth of a minute ago may go within a minute.
+        for (second, moment) in keda.moments.iter().enumerate().skip(60) {
+            let before = keda.moments[second - 60].desired;
+            assert!(moment.desired >= before - (before / 10).max(1), "at {second}");
+        }
+    }
+
+    #[test]
+    fn an_outcome_is_told_in_numbers() {
+        let moments = [(1.0, 2, 2), (3.0, 2, 2), (3.0, 4, 2), (1.0, 3, 4), (5.0, 3, 3)]
+            .map(|(units, desired, ready)| Moment { units, desired, ready });
+        let outcome =
+            Outcome { moments: moments.to_vec(), overloaded_seconds: 3, instance_hours: 0.0 };
+        assert_eq!(outcome.longest_overload(), 2);
+        assert_eq!(outcome.most(), 4);
+        assert_eq!(outcome.changes(), (1, 1));
+    }
+
     #[test]
     fn a_slow_day_is_no_overload() {
         let outcome = run(&Trace::diurnal(), &cairn(), Duration::from_secs(15), 4).unwrap();
@@ -330,6 +464,7 @@ mod tests {
             ("0,x", 1),
             ("-1,1", 1),
             ("0,NaN", 1),
+            ("0,1e7", 1),
             ("9999999,1", 1),
         ] {
             assert_eq!(Trace::parse(text).unwrap_err().line, line, "{text:?}");

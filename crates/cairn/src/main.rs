@@ -50,9 +50,9 @@ fn main() -> ExitCode {
         Command::Check(args) => check::run(&args),
         Command::Curl(args) => curl::run(&args),
         Command::Certs(args) => certs::run(&args),
+        Command::Scaler(args) => scaler::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Pool(args) => pool::run(&args),
-        Command::Scaler(args) => scaler::run(&args),
         Command::Version => {
             say!("cairn {}", env!("CARGO_PKG_VERSION"));
             Ok(ExitCode::SUCCESS)

@@ -13,6 +13,7 @@ pub mod control;
 pub mod grpc;
 pub mod hbone;
 pub mod identity;
+pub mod keda;
 pub mod keys;
 pub mod kube;
 pub mod kubelet;

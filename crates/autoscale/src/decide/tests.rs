@@ -123,14 +123,15 @@ fn who_acts_late_finds_the_same_step_each_time() {
                 wishes.pop_front();
             }
             let most = *wishes.iter().max().unwrap();
-            if most < current {
+            // A difference of a tenth is none to an HPA.
+            if f64::from(most) < 0.9 * f64::from(current) {
                 current = most;
                 course.push(current);
             }
         }
     }
     assert!(current < 12, "it shrinks: {course:?}");
-    assert!(course.windows(2).all(|two| two[0] - two[1] <= 2), "a tenth at a time: {course:?}");
+    assert!(course.windows(2).all(|two| two[0] - two[1] <= 3), "a tenth and one: {course:?}");
 }
 
 #[test]

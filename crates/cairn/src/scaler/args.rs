@@ -1,7 +1,8 @@
 //! Arguments of `cairn scaler`.
 
+use super::simulate;
 use crate::cli::{Bind, LogFormat, duration};
-use clap::Args;
+use clap::{Args, Subcommand};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ Fields of --policy, with their defaults:
   panic_threshold=2        panic when the short average asks for so many times the ready members
   overload_for=6s          overload that lasts so long is panic, too
   down_delay=300s          the largest decision of this long holds
-  down_share=0.1           share of the members that may go at once, at least one
+  down_share=0.1           share of the members that may go at once, at least one; a tenth and one
   down_period=60s          pause between two steps down
   headroom_share=0.5       most that headroom may add to the short average
   headroom_deviations=2    standard deviations of the demand that headroom holds
@@ -25,9 +26,24 @@ Examples:
   cairn scaler --service waypoint-pool/waypoint --target deployments/waypoint --apply
   cairn scaler --member 127.0.0.1:15020 --target deployments/waypoint --apply --dry-run";
 
+/// What the scaler is to do instead of running.
+#[derive(Debug, Subcommand)]
+pub enum ScalerCommand {
+    /// Replay a recorded load against the scaler's algorithm and against HPAs
+    ///
+    /// No cluster is needed. Prints how long each of them left the fleet overloaded, what that cost,
+    /// and what each asked for over time.
+    #[command(after_help = simulate::HELP)]
+    Simulate(simulate::SimulateArgs),
+}
+
 /// Arguments of `scaler`.
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct ScalerArgs {
+    /// Something else than to run.
+    #[command(subcommand)]
+    pub command: Option<ScalerCommand>,
     /// Members: the endpoints of this Service
     #[arg(long, value_name = "NAMESPACE/NAME", env = "CAIRN_SCALER_SERVICE", group = "members")]
     pub service: Option<String>,
@@ -135,4 +151,42 @@ fn within(text: &str, least: Duration, most: Duration) -> Result<Duration, Strin
         return Err(format!("must be from {least:?} to {most:?}"));
     }
     Ok(value)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic)]
+mod tests {
+    use super::super::settings;
+    use super::*;
+    use crate::cli::{Cli, Command};
+    use clap::Parser;
+
+    const DEPLOYMENT: &str = include_str!("../../../../deploy/keda/scaler.yaml");
+
+    #[test]
+    fn the_deployment_starts_it_as_it_can_be_started() {
+        let (_, args) = DEPLOYMENT.split_once("          args:\n").unwrap();
+        let words = args.lines().map_while(|line| line.strip_prefix("            - "));
+        let Command::Scaler(args) =
+            Cli::try_parse_from(["cairn"].into_iter().chain(words)).unwrap().command
+        else {
+            panic!("another command")
+        };
+        assert_eq!(args.service.as_deref(), Some("waypoint-pool/waypoint-pool"));
+        assert_eq!(args.target.as_deref(), Some("deployments/waypoint-pool"));
+        let policy = settings::settings(&args).unwrap().policy;
+        assert_eq!((policy.min, policy.max), (2, 200));
+        assert!(args.command.is_none() && !args.apply);
+    }
+
+    #[test]
+    fn a_simulation_is_no_run() {
+        let line = ["cairn", "scaler", "simulate", "--trace", "a.csv", "--policy", "min=3,max=9"];
+        let Command::Scaler(args) = Cli::try_parse_from(line).unwrap().command else {
+            panic!("another command")
+        };
+        let Some(ScalerCommand::Simulate(args)) = args.command else { panic!("it runs") };
+        assert_eq!(args.policy, ["min=3", "max=9"]);
+        assert!(Cli::try_parse_from(["cairn", "scaler", "--apply", "simulate"]).is_err());
+    }
 }

@@ -17,10 +17,12 @@ mod pages;
 mod poll;
 mod report;
 mod settings;
+mod simulate;
 mod snapshot;
 mod target;
 mod token;
 
+use args::ScalerCommand;
 pub use args::{HELP, ScalerArgs};
 
 use crate::cli::Bind;
@@ -46,8 +48,11 @@ use tokio::task::JoinSet;
 /// Giving the Lease up may take so long.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Runs until it is told to stop.
+/// Runs until it is told to stop, or does what it is told besides.
 pub fn run(args: &ScalerArgs) -> Result<ExitCode, Failure> {
+    if let Some(ScalerCommand::Simulate(args)) = &args.command {
+        return simulate::run(args);
+    }
     let _logging = Logging::start(args.log_format, &args.log_level).map_err(Failure::new)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)

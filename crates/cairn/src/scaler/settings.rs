@@ -22,26 +22,35 @@ pub struct Settings {
     pub caps: TenantCaps,
 }
 
-/// Puts them together.
+/// Puts them together, for the scaler.
 ///
 /// # Errors
 ///
 /// The first value that cannot be used, by the name of its field.
 pub fn settings(args: &ScalerArgs) -> Result<Settings, Failure> {
+    of(args.config.as_deref(), &args.policy, &args.tenant_caps)
+}
+
+/// Of a file, and what counts more: fields of the policy and caps, as options have them.
+///
+/// # Errors
+///
+/// The first value that cannot be used, by the name of its field.
+pub fn of(config: Option<&Path>, policy: &[String], caps: &[String]) -> Result<Settings, Failure> {
     let mut settings = Settings::default();
-    if let Some(file) = &args.config {
+    if let Some(file) = config {
         let failed = |reason: String| Failure::new(format!("{}: {reason}", file.display()));
         let text = read(file).map_err(failed)?;
         settings.take_yaml(&text).map_err(failed)?;
     }
-    for pair in &args.policy {
+    for pair in policy {
         let (field, value) = pair.split_once('=').ok_or_else(|| {
             Failure::new(format!("--policy {pair}: write FIELD=VALUE, for example min=3"))
         })?;
         set(&mut settings.policy, field.trim(), value.trim())
             .map_err(|reason| Failure::new(format!("--policy {pair}: {reason}")))?;
     }
-    for cap in &args.tenant_caps {
+    for cap in caps {
         settings
             .take_cap(cap)
             .map_err(|reason| Failure::new(format!("--tenant-cap {cap}: {reason}")))?;

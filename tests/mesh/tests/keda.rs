@@ -1,0 +1,279 @@
+//! `deploy/keda` on a real kube-apiserver that has KEDA's definitions: every object is taken with strict
+//! validation and kept as it was written, what is wrong is refused, and the scaler's rights are
+//! those that it needs.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use cairn_mesh_tests::control::{ControlPlane, eventually};
+use cairn_mesh_tests::kube::Kube;
+use cairn_mesh_tests::manifest::{Document, documents, path};
+use cairn_mesh_tests::namespace::{self, Role};
+use cairn_mesh_tests::program::{self, Program};
+use cairn_mesh_tests::{keda, objects};
+use serde_json::{Value, json};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+const PROGRAM: &str = "CAIRN_KEDA_PROGRAM";
+const DEFINITIONS: &str = "CAIRN_KEDA_DEFINITIONS";
+const LOGS: &str = "CAIRN_KEDA_LOGS";
+const DIR: &str = "CAIRN_KEDA_DIR";
+
+const POOL: &str = "waypoint-pool";
+const KEDA: &str = "keda.sh/v1alpha1";
+
+/// The files, in the order in which their README names them.
+const FILES: [&str; 4] = ["scaler.yaml", "scaledobject.yaml", "apply.yaml", "hpa.yaml"];
+/// Each file, and what is asked of all of them.
+const COUNT: usize = FILES.len() + 4;
+
+static PASSED: AtomicUsize = AtomicUsize::new(0);
+
+fn main() -> ExitCode {
+    match Role::current() {
+        Role::Outside => outside(),
+        Role::Lab => lab(),
+        Role::Pod => ExitCode::FAILURE,
+    }
+}
+
+fn outside() -> ExitCode {
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
+    if let Some(reason) = namespace::unavailable() {
+        return skip(&reason);
+    }
+    let say = |line: &str| println!("{line}");
+    let (program, definitions) = match (program::build(target, say), keda::definitions(target, say))
+    {
+        (Ok(program), Ok(definitions)) => (program, definitions),
+        (Err(reason), _) | (_, Err(reason)) => return skip(&reason),
+    };
+    let logs = target.join("lab").join("logs-keda");
+    let _ = std::fs::remove_dir_all(&logs);
+    std::fs::create_dir_all(&logs).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    namespace::run_lab(&[
+        (PROGRAM, &program.dir),
+        (DEFINITIONS, &definitions),
+        (LOGS, &logs),
+        (DIR, dir.path()),
+    ])
+}
+
+/// What a developer's machine lacks is no failure; CI must not skip unseen.
+fn skip(reason: &str) -> ExitCode {
+    if std::env::var("CI").is_ok_and(|value| value == "true") {
+        println!("0 passed, {COUNT} failed: {reason}");
+        return ExitCode::FAILURE;
+    }
+    println!("{COUNT} skipped: {reason}");
+    ExitCode::SUCCESS
+}
+
+fn lab() -> ExitCode {
+    namespace::end_with_parent();
+    namespace::prepare();
+    let given = |name: &str| PathBuf::from(std::env::var_os(name).unwrap());
+    let program = Program { dir: given(PROGRAM) };
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let run = async {
+        let plane = ControlPlane::start(&program, &given(DIR), &given(LOGS)).await;
+        steps(&plane.kube, &given(DEFINITIONS)).await;
+    };
+    let verdict = catch_unwind(AssertUnwindSafe(|| runtime.block_on(run)));
+    let passed = PASSED.load(Ordering::SeqCst);
+    if verdict.is_ok() {
+        assert_eq!(passed, COUNT, "COUNT is the number of steps");
+        println!("{passed} passed, 0 failed");
+        return ExitCode::SUCCESS;
+    }
+    println!("{passed} passed, 1 failed, {} skipped", COUNT - passed - 1);
+    ExitCode::FAILURE
+}
+
+fn passed(step: &str) {
+    let number = PASSED.fetch_add(1, Ordering::SeqCst) + 1;
+    println!("[{number}/{COUNT}] {step}");
+}
+
+async fn steps(kube: &Kube, definitions: &Path) {
+    all_files_are_named();
+    passed("every file of deploy/keda is known here");
+    for entry in std::fs::read_dir(definitions).unwrap() {
+        let text = std::fs::read_to_string(entry.unwrap().path()).unwrap();
+        assert_eq!(kube.apply_all(&text, |kind| kind == "CustomResourceDefinition").await, 1);
+    }
+    eventually("the API server serves ScaledObjects", async || {
+        let (_, answer) = kube.call("GET", &format!("/apis/{KEDA}"), "", b"").await;
+        answer["resources"].as_array().is_some_and(|kinds| kinds.len() >= 2)
+    })
+    .await;
+    kube.apply(&objects::namespace(POOL, &[])).await;
+    for file in FILES {
+        if file == "apply.yaml" {
+            assert!(!may(kube, "patch", "apps", "deployments", "scale").await, "not by itself");
+        }
+        for document in read(file) {
+            let (status, answer) = apply(kube, &document, &document.text).await;
+            assert!(matches!(status, 200 | 201), "{file}: {}: {answer}", document.kind);
+            let Document { api_version, kind, namespace, name, .. } = &document;
+            let stored = kube.get(api_version, kind, namespace, name).await;
+            let stored = stored.unwrap_or_else(|| panic!("{file}: {kind} {name} is not there"));
+            assert_eq!(stored["metadata"]["uid"], answer["metadata"]["uid"]);
+        }
+        passed(&format!("{file} is taken"));
+    }
+    what_was_written_fits_together(kube).await;
+    passed("the objects name each other rightly");
+    what_is_wrong_is_refused(kube).await;
+    passed("what is wrong is refused");
+    the_scaler_may_what_it_needs(kube).await;
+    passed("the scaler may what it needs, and no more");
+}
+
+fn directory() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/keda")
+}
+
+fn read(file: &str) -> Vec<Document> {
+    let found = documents(&std::fs::read_to_string(directory().join(file)).unwrap());
+    assert!(!found.is_empty(), "{file} has no object");
+    found
+}
+
+fn all_files_are_named() {
+    let entries = std::fs::read_dir(directory()).unwrap();
+    let mut names: Vec<String> = entries
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name.ends_with(".yaml"))
+        .collect();
+    names.sort();
+    let mut known = FILES.to_vec();
+    known.sort_unstable();
+    assert_eq!(names, known);
+}
+
+/// Server-side apply, in which an unknown field is an error.
+async fn apply(kube: &Kube, document: &Document, text: &str) -> (u16, Value) {
+    let Document { api_version, kind, namespace, name, .. } = document;
+    let place = path(api_version, kind, namespace, name);
+    let query = format!("{place}?fieldManager=keda-test&force=true&fieldValidation=Strict");
+    kube.call("PATCH", &query, "application/apply-patch+yaml", text.as_bytes()).await
+}
+
+async fn get(kube: &Kube, api_version: &str, kind: &str, name: &str) -> Value {
+    let found = kube.get(api_version, kind, POOL, name).await;
+    found.unwrap_or_else(|| panic!("{kind} {name} is not there"))
+}
+
+async fn what_was_written_fits_together(kube: &Kube) {
+    let scaled = get(kube, KEDA, "ScaledObject", POOL).await;
+    let service = get(kube, "v1", "Service", "waypoint-scaler").await;
+    let deployment = get(kube, "apps/v1", "Deployment", "waypoint-scaler").await;
+    let hpa = get(kube, "autoscaling/v2", "HorizontalPodAutoscaler", POOL).await;
+
+    let trigger = &scaled["spec"]["triggers"][0];
+    let port = &service["spec"]["ports"][0];
+    assert_eq!(
+        trigger["metadata"]["scalerAddress"],
+        format!("waypoint-scaler.{POOL}.svc.cluster.local:{}", port["port"]),
+        "{scaled}"
+    );
+    assert_eq!(trigger["type"], "external-push");
+    assert_eq!(trigger["metricType"], "AverageValue");
+    assert_eq!(scaled["spec"]["fallback"]["behavior"], "currentReplicasIfHigher");
+
+    let template = &deployment["spec"]["template"];
+    assert_eq!(template["metadata"]["labels"], service["spec"]["selector"]);
+    let container = &template["spec"]["containers"][0];
+    assert_eq!(container["ports"][0]["containerPort"], port["port"]);
+    assert_eq!(container["ports"][0]["name"], port["targetPort"]);
+    let args: Vec<&str> =
+        container["args"].as_array().unwrap().iter().map(|arg| arg.as_str().unwrap()).collect();
+    let target = &scaled["spec"]["scaleTargetRef"];
+    let name = target["name"].as_str().unwrap();
+    assert_eq!(target["kind"], "Deployment");
+    assert!(args.contains(&format!("--target=deployments/{name}").as_str()), "{args:?}");
+    let pool = trigger["metadata"]["pool"].as_str().unwrap();
+    assert!(args.contains(&format!("--pool={pool}").as_str()), "{args:?}");
+    let (min, max) = (&scaled["spec"]["minReplicaCount"], &scaled["spec"]["maxReplicaCount"]);
+    assert!(args.contains(&format!("--policy=min={min},max={max}").as_str()), "{args:?}");
+
+    assert_eq!((&hpa["spec"]["minReplicas"], &hpa["spec"]["maxReplicas"]), (min, max));
+    assert_eq!(&hpa["spec"]["scaleTargetRef"], target);
+    let behavior = &scaled["spec"]["advanced"]["horizontalPodAutoscalerConfig"]["behavior"];
+    for direction in ["scaleUp", "scaleDown"] {
+        for field in ["policies", "selectPolicy", "stabilizationWindowSeconds"] {
+            let (one, other) =
+                (&behavior[direction][field], &hpa["spec"]["behavior"][direction][field]);
+            assert!(!one.is_null(), "{direction}.{field} is lost: {scaled}");
+            assert_eq!(one, other, "{direction}.{field}");
+        }
+    }
+}
+
+/// Proves that the definitions are in force.
+async fn what_is_wrong_is_refused(kube: &Kube) {
+    let [document] = &read("scaledobject.yaml")[..] else { panic!("one object") };
+    for (good, bad, named) in [
+        ("pollingInterval:", "pollInterval:", "pollInterval"),
+        ("currentReplicasIfHigher", "currentReplicasOrMore", "behavior"),
+        ("minReplicaCount: 2", "minReplicaCount: two", "minReplicaCount"),
+        ("metricType: AverageValue", "metricTypes: AverageValue", "metricTypes"),
+        ("  scaleTargetRef:\n", "  scaleTarget:\n", "scaleTarget"),
+    ] {
+        let text = document.text.replacen(good, bad, 1);
+        assert_ne!(text, document.text, "{good} is in it");
+        let (status, answer) = apply(kube, document, &text).await;
+        assert!(status >= 400, "{bad} is taken: {answer}");
+        assert!(answer["message"].as_str().unwrap_or_default().contains(named), "{bad}: {answer}");
+    }
+}
+
+/// Whether the scaler's account may do this, by the API server's own authorizer.
+async fn may(kube: &Kube, verb: &str, group: &str, resource: &str, sub: &str) -> bool {
+    let name = match resource {
+        "deployments" => POOL,
+        "leases" if verb != "create" => "cairn-scaler-waypoint-pool",
+        _ => "",
+    };
+    let review = json!({
+        "apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview",
+        "spec": {
+            "user": format!("system:serviceaccount:{POOL}:waypoint-scaler"),
+            "resourceAttributes": {
+                "namespace": POOL, "verb": verb, "group": group,
+                "resource": resource, "subresource": sub, "name": name,
+            },
+        },
+    });
+    let place = "/apis/authorization.k8s.io/v1/subjectaccessreviews";
+    let body = review.to_string();
+    let (status, answer) = kube.call("POST", place, "application/json", body.as_bytes()).await;
+    assert_eq!(status, 201, "{answer}");
+    answer["status"]["allowed"].as_bool().unwrap()
+}
+
+async fn the_scaler_may_what_it_needs(kube: &Kube) {
+    for (verb, group, resource, sub) in [
+        ("list", "discovery.k8s.io", "endpointslices", ""),
+        ("watch", "discovery.k8s.io", "endpointslices", ""),
+        ("get", "apps", "deployments", "scale"),
+        ("patch", "apps", "deployments", "scale"),
+        ("create", "coordination.k8s.io", "leases", ""),
+        ("get", "coordination.k8s.io", "leases", ""),
+        ("update", "coordination.k8s.io", "leases", ""),
+    ] {
+        assert!(may(kube, verb, group, resource, sub).await, "{verb} {resource}");
+    }
+    for (verb, group, resource) in [
+        ("patch", "apps", "deployments"),
+        ("get", "", "secrets"),
+        ("delete", "coordination.k8s.io", "leases"),
+    ] {
+        assert!(!may(kube, verb, group, resource, "").await, "{verb} {resource}");
+    }
+}

@@ -1,0 +1,148 @@
+//! A waypoint that istiod configures, services of all kinds behind it, and a scaler that polls it.
+
+use super::mesh::{Client, Mesh};
+use super::pod::Waypoint;
+use cairn_prometheus_tests::server::Target;
+use cairn_proto::envoy::envoy::config::listener::v3::filter::ConfigType;
+use cairn_proto::envoy::envoy::config::rbac::v3::{
+    Permission, Policy, Principal, Rbac, permission, principal, rbac,
+};
+use cairn_proto::envoy::envoy::extensions::filters::http::rbac::v3::Rbac as RbacFilter;
+use cairn_proto::envoy::envoy::extensions::filters::network::http_connection_manager::v3::{
+    HttpFilter, http_filter,
+};
+use cairn_proto::envoy::envoy::extensions::filters::network::tcp_proxy::v3::TcpProxy;
+use cairn_proto::envoy::envoy::extensions::filters::network::tcp_proxy::v3::tcp_proxy::ClusterSpecifier;
+use cairn_proto::envoy::google::protobuf::Any;
+use cairn_test_support::http1::Http1;
+use cairn_test_support::istiod::shapes;
+use cairn_test_support::process::Cairn;
+use cairn_test_support::wait::eventually;
+use cairn_xds::feed::Kind;
+use std::net::SocketAddr;
+use tokio::net::TcpStream;
+
+/// Services: HTTP and gRPC, HTTP without endpoints, TCP, one that refuses, and one with a filter that nobody knows.
+pub const SERVICES: [&str; 6] = ["app", "shop", "empty", "tcp", "closed", "odd"];
+
+/// All that runs.
+pub struct Stage {
+    pub mesh: Mesh,
+    pub client: Client,
+    waypoint: Waypoint,
+    _scaler: Cairn,
+    doors: Vec<(&'static str, SocketAddr)>,
+    _pod: super::pod::Pod,
+}
+
+impl Stage {
+    pub async fn start() -> Self {
+        let mut mesh = Mesh::with(&SERVICES).await;
+        mesh.istiod.push(Kind::Endpoints, vec![shapes::assignment("empty", &[])], &[]);
+        mesh.set_chain("tcp", tcp("tcp"));
+        mesh.edit("closed", |manager| manager.http_filters.insert(0, deny()));
+        mesh.edit("odd", |manager| {
+            let type_url = "type.googleapis.com/example.Unknown".to_owned();
+            let filter = http_filter("odd", Any { type_url, value: Vec::new() });
+            manager.http_filters.insert(0, filter);
+        });
+        let (pod, waypoint) = mesh.waypoint().await;
+        let client = mesh.client(&waypoint).await;
+        let mut doors = Vec::new();
+        for (door, job) in
+            [("metrics", "waypoint"), ("prometheus", "waypoint-15090"), ("admin", "waypoint-15000")]
+        {
+            doors.push((job, waypoint.address(&format!("{door} pages")).await));
+        }
+        let member = doors[0].1.to_string();
+        let scaler = Cairn::start(&[
+            "scaler",
+            "--member",
+            &member,
+            "--grpc",
+            "off",
+            "--http",
+            "127.0.0.1:0",
+            "--log-format",
+            "json",
+        ]);
+        eventually("the scaler has pages", || scaler.printed("scaler pages")).await;
+        doors.push(("scaler", scaler.address("scaler pages")));
+        Stage { mesh, client, waypoint, _scaler: scaler, doors, _pod: pod }
+    }
+
+    /// What is to be scraped. Only the first of the waypoint's doors has its pod's labels: all three say
+    /// the same.
+    pub fn targets(&self) -> Vec<Target> {
+        let target = |(job, address): &(&'static str, SocketAddr)| {
+            let labels = match *job {
+                "waypoint" => vec![("pod", "waypoint-1"), ("namespace", "plain")],
+                "scaler" => vec![("pod", "waypoint-scaler-1"), ("namespace", "plain")],
+                _ => vec![("door", *job)],
+            };
+            let labels = [labels, vec![("cluster", "Kubernetes")]].concat();
+            Target { job, address: *address, path: "/stats/prometheus", labels }
+        };
+        self.doors.iter().map(target).collect()
+    }
+
+    /// All pages as text.
+    pub async fn pages(&self) -> Vec<(String, String)> {
+        let mut pages = Vec::new();
+        for (job, address) in &self.doors {
+            let stream = TcpStream::connect(address).await.unwrap();
+            let response = Http1::new(stream).get("/stats/prometheus").await.unwrap();
+            assert_eq!(response.status, 200, "{job}");
+            pages.push(((*job).to_owned(), response.text()));
+        }
+        pages
+    }
+
+    /// Where tunnels are accepted.
+    pub async fn hbone(&self) -> SocketAddr {
+        self.waypoint.hbone().await
+    }
+}
+
+/// A page as Prometheus asks for it: its content type and text.
+pub async fn open_metrics(target: &Target) -> (String, String) {
+    let stream = TcpStream::connect(target.address).await.unwrap();
+    let accept = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5";
+    let headers = [("Host", "x"), ("Accept", accept)];
+    let response = Http1::new(stream).request("GET", target.path, &headers, b"").await.unwrap();
+    (response.header("content-type").unwrap_or_default().to_owned(), response.text())
+}
+
+fn http_filter(name: &str, config: Any) -> HttpFilter {
+    HttpFilter {
+        name: name.to_owned(),
+        config_type: Some(http_filter::ConfigType::TypedConfig(config)),
+        ..HttpFilter::default()
+    }
+}
+
+/// DENY for everybody.
+fn deny() -> HttpFilter {
+    let policy = Policy {
+        permissions: vec![Permission { rule: Some(permission::Rule::Any(true)) }],
+        principals: vec![Principal { identifier: Some(principal::Identifier::Any(true)) }],
+        ..Policy::default()
+    };
+    let policies = [("ns[plain]-policy[nobody]-rule[0]".to_owned(), policy)].into();
+    let rules = Rbac { action: rbac::Action::Deny as i32, policies, ..Rbac::default() };
+    let filter = RbacFilter { rules: Some(rules), ..RbacFilter::default() };
+    http_filter("envoy.filters.http.rbac", shapes::pack(&filter))
+}
+
+/// A chain that carries bytes.
+fn tcp(service: &str) -> cairn_proto::envoy::envoy::config::listener::v3::FilterChain {
+    let mut chain = shapes::chain(service, &shapes::manager(service));
+    let proxy = TcpProxy {
+        stat_prefix: service.to_owned(),
+        cluster_specifier: Some(ClusterSpecifier::Cluster(shapes::name(service))),
+        ..TcpProxy::default()
+    };
+    "envoy.filters.network.tcp_proxy".clone_into(&mut chain.filters[0].name);
+    chain.filters[0].config_type = Some(ConfigType::TypedConfig(shapes::pack(&proxy)));
+    chain
+}
