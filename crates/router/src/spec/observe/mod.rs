@@ -4,7 +4,10 @@ mod access_log;
 mod metrics;
 mod tracing;
 
-pub use access_log::AccessLog;
+pub use access_log::{
+    AccessLog, Comparison, ComparisonOp, Line, LogFilter, LogFormat, LogSink, LogTarget, LogValue,
+    OtelLog, TunnelLogs,
+};
 pub use metrics::Metrics;
 pub use tracing::Tracing;
 
