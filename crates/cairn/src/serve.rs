@@ -71,7 +71,7 @@ async fn serve(args: &ProxyArgs, logging: Logging) -> Result<ExitCode, Failure> 
     let quit = Arc::new(Notify::new());
     let admin = Arc::new(Admin {
         readiness: Arc::clone(&readiness),
-        telemetry,
+        telemetry: Arc::clone(&telemetry),
         roster: fleet.roster(),
         logging,
         quit: Arc::clone(&quit),
@@ -112,6 +112,7 @@ async fn serve(args: &ProxyArgs, logging: Logging) -> Result<ExitCode, Failure> 
             } else {
                 tracing::info!("drained");
             }
+            telemetry.access_logs().flush_soon().await;
             Ok(ExitCode::SUCCESS)
         }
         signal = signals.next() => {

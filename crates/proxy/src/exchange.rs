@@ -14,7 +14,7 @@ use cairn_router::endpoint::ActiveGuard;
 use cairn_router::format::FormatContext;
 use cairn_router::route::{Matched, Route};
 use cairn_telemetry::ResponseFlags;
-use http::{HeaderValue, Uri, Version};
+use http::{HeaderMap, HeaderValue, Uri, Version};
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -42,6 +42,8 @@ pub(crate) struct Exchange {
     pub(crate) grpc_status: Option<u32>,
     pub(crate) request_received: Option<Duration>,
     pub(crate) response_started: Option<Duration>,
+    /// The response's, where something is logged.
+    pub(crate) trailers: Option<Box<HeaderMap>>,
 }
 
 /// Which route a request takes.
@@ -94,11 +96,18 @@ impl Exchange {
             grpc_status: None,
             request_received: None,
             response_started: None,
+            trailers: None,
         }
     }
 
     pub(crate) fn forward(&self) -> Option<&Arc<Forward>> {
         self.routed.as_ref()?.forward.as_ref()
+    }
+
+    /// Whether something is logged of it.
+    pub(crate) fn is_logged(&self) -> bool {
+        let observe = self.chain().and_then(|chain| chain.observe.as_ref());
+        observe.is_some_and(|observe| !observe.access_logs.is_empty())
     }
 
     /// The chain that handles it.

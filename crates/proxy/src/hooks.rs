@@ -313,6 +313,9 @@ impl ProxyHttp for Hooks {
         if ctx.grpc {
             ctx.grpc_status = grpc::status_in(trailers).or(ctx.grpc_status);
         }
+        if ctx.is_logged() {
+            ctx.trailers = Some(Box::new(trailers.clone()));
+        }
         Ok(None)
     }
 

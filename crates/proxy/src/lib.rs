@@ -11,6 +11,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod access_log;
 mod breakers;
 mod choose;
 mod cors;

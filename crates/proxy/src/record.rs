@@ -1,5 +1,6 @@
 //! The one record of a request, made when it is over.
 
+use crate::access_log;
 use crate::exchange::Exchange;
 use crate::headers::REQUEST_ID;
 use crate::instance::{destination_labels, service_labels};
@@ -78,4 +79,5 @@ pub(crate) fn request(session: &Session, ctx: &mut Exchange) {
         },
     };
     link.metrics.record_request(&event);
+    access_log::request(session, ctx, &event);
 }

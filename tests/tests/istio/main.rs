@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod access_logs;
 mod certificates;
 mod discovery;
 mod drain;

@@ -114,6 +114,7 @@ async fn serve(args: Args, logging: Logging) -> Result<ExitCode, Failure> {
         }
     }
     serving.control.shutdown().await;
+    parts.telemetry.access_logs().flush_soon().await;
     Ok(ExitCode::SUCCESS)
 }
 

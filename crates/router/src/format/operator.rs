@@ -4,7 +4,7 @@ use super::context::{Facts, FormatContext, Peer};
 use super::flags::FLAGS;
 use super::protocol;
 use super::time::TimeFormat;
-use crate::cel::{Expression, Value};
+use crate::cel::Expression;
 use crate::request::{HeaderKey, Headers};
 use std::borrow::Cow;
 use std::fmt::Write;
@@ -363,10 +363,10 @@ impl Operator {
                 let found = metadata.find(|(of, name, _)| *of == &**filter && *name == &**key)?;
                 borrowed(found.2)
             }
-            Operator::Cel(expression) => match expression.value(facts)? {
-                Value::Int(number) => Said::Number(number),
-                Value::Text(text) => text_of(text),
-                _ => owned(expression.text(facts)?.into_owned()),
+            // A text also where it is a number (Envoy).
+            Operator::Cel(expression) => match expression.text(facts)? {
+                Cow::Borrowed(text) => borrowed(text),
+                Cow::Owned(text) => owned(text),
             },
             Operator::UniqueId => owned(unique_id()),
             Operator::Fixed(text) => borrowed(text),
@@ -383,25 +383,14 @@ fn owned<'a>(text: String) -> Said<'a> {
     Said::Text(Cow::Owned(text.into_bytes()))
 }
 
-fn text_of(text: Cow<'_, str>) -> Said<'_> {
-    match text {
-        Cow::Borrowed(text) => borrowed(text),
-        Cow::Owned(text) => owned(text),
-    }
-}
-
-/// The first header that has a value.
+/// The first header, or the second where there is no first. One that is there and empty is a value (Envoy).
 fn header<'a>(
     headers: Option<&'a dyn Headers>,
     first: &HeaderKey,
     second: Option<&HeaderKey>,
 ) -> Option<Said<'a>> {
     let headers = headers?;
-    let one = headers.first(first);
-    let value = match one {
-        Some(value) if !value.is_empty() => Some(value),
-        one => second.and_then(|second| headers.first(second)).or(one),
-    };
+    let value = headers.first(first).or_else(|| headers.first(second?));
     value.map(Said::Text)
 }
 

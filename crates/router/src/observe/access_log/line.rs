@@ -127,13 +127,13 @@ fn quoted(text: &str, out: &mut Vec<u8>) {
     let _never_fails = serde_json::to_writer(out, text);
 }
 
-/// Whole numbers without a fraction.
+/// As Envoy writes numbers: those with a fraction in quotes.
 fn number(value: f64, out: &mut Vec<u8>) {
     // Writing to a Vec cannot fail.
     let _ = if value.fract() == 0.0 && value.abs() < 9e15 {
         write!(out, "{}", value as i64)
     } else if value.is_finite() {
-        write!(out, "{value}")
+        write!(out, "\"{value}\"")
     } else {
         out.write_all(b"null")
     };

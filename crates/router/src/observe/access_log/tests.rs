@@ -97,7 +97,7 @@ fn json_keeps_types() {
         written,
         concat!(
             r#"{"code":404,"fixed":"x","missing":null,"mixed":"404 -","nested":{"list":[12,"a"]},"#,
-            r#""nothing":null,"number":1.5,"peer":{"identity":"id","namespace":"shop","workload":"web-v1"},"#,
+            r#""nothing":null,"number":"1.5","peer":{"identity":"id","namespace":"shop","workload":"web-v1"},"#,
             r#""plain":"workload=web-v1,namespace=shop","quoted":"say \"hi\"","whole":3,"yes":true}"#,
             "\n"
         )
@@ -181,4 +181,114 @@ fn records() {
             [("code".into(), Field::Text("404".to_owned())), ("nested".into(), Field::Map(nested)),]
         );
     });
+}
+
+/// Lines that Envoy 1.40.0 (the wheel that `tests/envoy` installs) wrote with these formats, as `log_format` of file
+/// access logs of an HTTP connection manager with routes `direct` (`direct_response`), `down` (a cluster with one
+/// endpoint on a port where nobody listens) and `none` (a cluster without endpoints), to
+/// `curl -H 'x-a: one' -H 'x-empty;' -H 'x-q: say "hi"' -H 'x-request-id: id-1'`.
+#[test]
+fn as_envoy_wrote() {
+    const TEXT: &str = concat!(
+        "%REQ(X-NO)%|%REQ(X-EMPTY)%|%REQ(X-EMPTY?X-A)%|%REQ(X-A):2%|%REQ_WITHOUT_QUERY(:PATH)%|%RESP(X-R)%|",
+        "%TRAILER(X-T)%|%PROTOCOL%|%RESPONSE_CODE%|%RESPONSE_CODE_DETAILS%|%RESPONSE_FLAGS%|",
+        "%RESPONSE_FLAGS_LONG%|%CONNECTION_TERMINATION_DETAILS%|%UPSTREAM_TRANSPORT_FAILURE_REASON%|",
+        "%BYTES_RECEIVED%|%BYTES_SENT%|%UPSTREAM_HOST%|%UPSTREAM_CLUSTER%|%UPSTREAM_REQUEST_ATTEMPT_COUNT%|",
+        "%ROUTE_NAME%|%VIRTUAL_CLUSTER_NAME%|%REQUESTED_SERVER_NAME%|%GRPC_STATUS%|%GRPC_STATUS_NUMBER%|",
+        "%DYNAMIC_METADATA(a:b)%|%STREAM_ID%|%ACCESS_LOG_TYPE%|%TRACE_ID%|%DOWNSTREAM_PEER_URI_SAN%|",
+        "%RESPONSE_DURATION%|%COMMON_DURATION(DS_RX_BEG:US_RX_END:ms)%|100%%\n",
+    );
+    let fields = json!({
+        "code": "%RESPONSE_CODE%", "mixed": "%RESPONSE_CODE% %UPSTREAM_HOST%", "missing": "%UPSTREAM_HOST%",
+        "quoted": "%REQ(X-Q)%", "fixed": "x", "number": 1.5, "whole": 3, "yes": true, "nothing": null,
+        "nested": {"list": ["%BYTES_SENT%", "a"]}, "port": "%DOWNSTREAM_LOCAL_PORT%",
+        "flags": "%RESPONSE_FLAGS%", "empty": "%REQ(X-EMPTY)%",
+        "attempts": "%UPSTREAM_REQUEST_ATTEMPT_COUNT%", "grpc": "%GRPC_STATUS_NUMBER%",
+        "cel": "%CEL(response.code)%", "celbool": "%CEL(response.code == 200)%",
+    });
+    let omitted =
+        json!({"missing": "%UPSTREAM_HOST%", "there": "%PROTOCOL%", "mixed": "<%UPSTREAM_HOST%>"});
+    let logs = [
+        json!({"stdout": {"line": {"text": TEXT}}}),
+        json!({"stdout": {"line": {"json": fields}}}),
+        json!({"stdout": {"line": {"json": omitted}, "omit_empty": true}}),
+        json!({"stdout": {"line": {"text": "OMIT<%UPSTREAM_HOST%>\n"}, "omit_empty": true}}),
+    ];
+    let direct = FormatContext {
+        response_code: Some(200),
+        response_code_details: Some("direct_response"),
+        response_flags: Some("-"),
+        bytes_sent: Some(5),
+        upstream_attempts: Some(0),
+        route_name: Some("direct"),
+        ..FormatContext::default()
+    };
+    let down = FormatContext {
+        response_code: Some(503),
+        response_code_details: Some(
+            "upstream_reset_before_response_started{remote_connection_failure|delayed_connect_error: Connection refused}",
+        ),
+        response_flags: Some("UF"),
+        upstream_transport_failure: Some("delayed_connect_error: Connection refused"),
+        bytes_sent: Some(98),
+        upstream_host: "127.0.0.1:19999".parse().ok(),
+        upstream_cluster: Some("down"),
+        upstream_attempts: Some(1),
+        route_name: Some("down"),
+        ..FormatContext::default()
+    };
+    for (path, query, context, expected) in [
+        (
+            "/direct",
+            Some("q=1"),
+            direct,
+            [
+                "-|||on|/direct|-|-|HTTP/1.1|200|direct_response|-|-|-|-|0|5|-|-|0|direct|-|-|-|-|-|id-1|DownstreamEnd|-|-|-|-|100%",
+                r#"{"attempts":0,"cel":"200","celbool":"true","code":200,"empty":"","fixed":"x","flags":"-","grpc":null,"missing":null,"mixed":"200 -","nested":{"list":[5,"a"]},"nothing":null,"number":"1.5","port":19871,"quoted":"say \"hi\"","whole":3,"yes":true}"#,
+                r#"{"mixed":"<>","there":"HTTP/1.1"}"#,
+                "OMIT<>",
+            ],
+        ),
+        (
+            "/down",
+            None,
+            down,
+            [
+                "-|||on|/down|-|-|HTTP/1.1|503|upstream_reset_before_response_started{remote_connection_failure|delayed_connect_error:_Connection_refused}|UF|UpstreamConnectionFailure|-|delayed_connect_error:_Connection_refused|0|98|127.0.0.1:19999|down|1|down|-|-|-|-|-|id-1|DownstreamEnd|-|-|-|-|100%",
+                r#"{"attempts":1,"cel":"503","celbool":"false","code":503,"empty":"","fixed":"x","flags":"UF","grpc":null,"missing":"127.0.0.1:19999","mixed":"503 127.0.0.1:19999","nested":{"list":[98,"a"]},"nothing":null,"number":"1.5","port":19871,"quoted":"say \"hi\"","whole":3,"yes":true}"#,
+                r#"{"missing":"127.0.0.1:19999","mixed":"<127.0.0.1:19999>","there":"HTTP/1.1"}"#,
+                "OMIT<127.0.0.1:19999>",
+            ],
+        ),
+    ] {
+        let mut headers = HeaderMap::new();
+        for (name, value) in
+            [("x-a", "one"), ("x-empty", ""), ("x-q", "say \"hi\""), ("x-request-id", "id-1")]
+        {
+            headers.insert(name, HeaderValue::from_static(value));
+        }
+        let request = RequestView {
+            method: &Method::GET,
+            authority: "127.0.0.1:19871",
+            path,
+            query,
+            scheme: "http",
+            headers: &headers,
+        };
+        let context = FormatContext {
+            protocol: Some(Version::HTTP_11),
+            bytes_received: Some(0),
+            downstream_local: "127.0.0.1:19871".parse().ok(),
+            access_log_type: Some("DownstreamEnd"),
+            ..context
+        };
+        let facts = Facts { context: &context, request: Some(&request), response: None };
+        for (log, expected) in logs.iter().zip(expected) {
+            let (log, warnings) = compile(log.clone());
+            assert!(warnings.is_empty(), "{warnings:?}");
+            let mut out = Vec::new();
+            assert!(log.write(&facts, Some(&request), &mut out).is_some());
+            assert_eq!(String::from_utf8(out).unwrap(), format!("{expected}\n"));
+        }
+    }
 }
