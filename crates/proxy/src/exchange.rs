@@ -5,6 +5,7 @@ use crate::counters::{Counters, Raised};
 use crate::inbound::Inbound;
 use crate::mirror::Mirror;
 use crate::reply::LocalReply;
+use crate::trace::Trace;
 use crate::upstream::Attempt;
 use cairn_router::action::Forward;
 use cairn_router::action::WeightedCluster;
@@ -39,6 +40,8 @@ pub(crate) struct Exchange {
     pub(crate) flags: ResponseFlags,
     pub(crate) details: Cow<'static, str>,
     pub(crate) mirror: Option<Box<Mirror>>,
+    /// Where the chain traces, and what the caller tells of the trace is valid.
+    pub(crate) trace: Option<Box<Trace>>,
     pub(crate) grpc_status: Option<u32>,
     pub(crate) request_received: Option<Duration>,
     pub(crate) response_started: Option<Duration>,
@@ -93,6 +96,7 @@ impl Exchange {
             flags: ResponseFlags::NONE,
             details: Cow::Borrowed(""),
             mirror: None,
+            trace: None,
             grpc_status: None,
             request_received: None,
             response_started: None,
@@ -108,6 +112,12 @@ impl Exchange {
     pub(crate) fn is_logged(&self) -> bool {
         let observe = self.chain().and_then(|chain| chain.observe.as_ref());
         observe.is_some_and(|observe| !observe.access_logs.is_empty())
+    }
+
+    /// Ids of its trace and span in hexadecimal digits, where the chain traces.
+    pub(crate) fn trace_ids(&self) -> Option<(String, String)> {
+        let context = self.trace.as_deref()?.context();
+        Some((context.trace_id.to_string(), context.span_id.to_string()))
     }
 
     /// The chain that handles it.

@@ -16,6 +16,7 @@ mod pod;
 mod ready;
 mod start;
 mod storm;
+mod traces;
 mod unsupported;
 mod warm;
 mod workloads;

@@ -2,7 +2,7 @@
 
 mod access_log;
 mod metrics;
-mod tracing;
+pub mod tracing;
 
 pub use access_log::{AccessLog, Entry, Field, OtelLog, Stream, TunnelLogs};
 pub use metrics::Metrics;

@@ -15,16 +15,22 @@ use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Weak};
 
-/// What an HTTP chain tells.
+/// What an HTTP chain tells; `tracing`: the bytes of how its requests are traced.
 pub(super) fn http(
     from: &HttpConnectionManager,
+    tracing: Option<&[u8]>,
     stats: Option<&PluginConfig>,
     subject: &mut Subject<'_>,
 ) -> Result<Option<Arc<Observe>>, Undecodable> {
     let observe = Observe {
         access_logs: access_log::all(&from.access_log, subject)?,
-        tracing: match &from.tracing {
-            Some(tracing) => tracing::tracing(tracing, subject)?,
+        tracing: match tracing {
+            Some(bytes) => {
+                let extension = from.request_id_extension.as_ref();
+                let config = extension.and_then(|extension| extension.typed_config.as_ref());
+                tracing::tracing(bytes, tracing::request_id(config, subject)?, subject)?
+                    .map(Arc::new)
+            }
             None => None,
         },
         metrics: stats.and_then(|stats| metrics::metrics(stats, subject)),
