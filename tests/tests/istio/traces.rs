@@ -69,16 +69,31 @@ fn spans_reach_a_collector_of_the_mesh() {
         };
         eventually("a span", || spans().len() == 1).await;
         let [span] = spans().try_into().unwrap();
-        assert_eq!((span.service.as_str(), span.name.as_str()), ("waypoint.plain", "app.plain.svc.cluster.local:80/*"));
+        assert_eq!(
+            (span.service.as_str(), span.name.as_str()),
+            ("waypoint.plain", "app.plain.svc.cluster.local:80/*")
+        );
         assert!(span.tag("node_id").starts_with("waypoint~"), "{}", span.tag("node_id"));
         assert_eq!(span.tag("upstream_cluster"), shapes::name("app"));
         // As Envoy 1.40 has them for such a request.
         let names: Vec<&str> = span.tags.keys().map(String::as_str).collect();
         let expected = [
-            "component", "downstream_cluster", "guid:x-request-id", "http.method", "http.protocol",
-            "http.status_code", "http.url", "node_id", "peer.address", "request_size",
-            "response_flags", "response_size", "upstream_cluster", "upstream_cluster.name",
-            "user_agent", "zone",
+            "component",
+            "downstream_cluster",
+            "guid:x-request-id",
+            "http.method",
+            "http.protocol",
+            "http.status_code",
+            "http.url",
+            "node_id",
+            "peer.address",
+            "request_size",
+            "response_flags",
+            "response_size",
+            "upstream_cluster",
+            "upstream_cluster.name",
+            "user_agent",
+            "zone",
         ];
         assert_eq!(names, expected);
         let told = mesh.service("app").app.last("/traced");
@@ -101,7 +116,8 @@ fn a_push_changes_the_tracer() {
         assert!(told.headers.get("traceparent").is_some_and(|told| told.ends_with("-00")));
         mesh.edit("app", |manager| manager.tracing = zipkin());
         let app = mesh.service("app").app.clone();
-        let zipkin_is_used = || app.log().iter().any(|seen| seen.headers.get("x-b3-sampled").is_some());
+        let zipkin_is_used =
+            || app.log().iter().any(|seen| seen.headers.get("x-b3-sampled").is_some());
         while !zipkin_is_used() {
             assert_eq!(client.status(&vip, "/again").await, 200);
         }

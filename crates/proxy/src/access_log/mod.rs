@@ -61,6 +61,7 @@ pub(crate) fn request(session: &Session, ctx: &Exchange, event: &RequestEvent<'_
     let failure = ctx.tries.current.as_ref().and_then(|attempt| attempt.failure());
     let failure = failure.and_then(|failure| failure.transport_reason());
     let matched = ctx.matched(request.authority);
+    let ids = ctx.trace_ids();
     let begun = ctx.tries.begun_at.and_then(|at| at.checked_duration_since(ctx.started));
     let context = FormatContext {
         duration: Some(event.timings.duration),
@@ -94,6 +95,8 @@ pub(crate) fn request(session: &Session, ctx: &Exchange, event: &RequestEvent<'_
         ),
         destination: destination(&inbound.resolved.mesh, event.destination, event.upstream),
         trailers: ctx.trailers.as_deref(),
+        trace_id: ids.as_ref().map(|(trace, _)| trace.as_str()),
+        span_id: ids.as_ref().map(|(_, span)| span.as_str()),
         ..ctx.format_context(head.version)
     };
     let facts = Facts {
@@ -230,7 +233,8 @@ impl Headers for ConnectHead<'_> {
     }
 }
 
-fn source<'a>(
+/// The client's workload.
+pub(crate) fn source<'a>(
     mesh: &'a Mesh,
     labels: Option<&'a Arc<WorkloadLabels>>,
     address: Option<SocketAddr>,
@@ -256,7 +260,8 @@ fn source<'a>(
     }
 }
 
-fn destination<'a>(
+/// The endpoint's workload.
+pub(crate) fn destination<'a>(
     mesh: &'a Mesh,
     labels: Option<&'a Arc<WorkloadLabels>>,
     address: Option<SocketAddr>,

@@ -1,20 +1,19 @@
 //! A request, or a try, as a span: Envoy's tags (`HttpTracerUtility`), then the configuration's.
 
 use super::{CLIENT_TRACE_ID, Trace, Try};
+use crate::access_log;
 use crate::exchange::Exchange;
 use crate::grpc;
 use crate::headers::{FORWARDED_PROTO, REQUEST_ID};
 use crate::instance::destination_labels;
 use crate::retry;
 use crate::sink::Seen;
-use cairn_router::observe::tracing::{Peer, PeerField, TraceProvider, Tracing, Value};
-use cairn_router::workload::Workload;
+use cairn_router::observe::tracing::{TraceProvider, Tracing, Value};
+use cairn_telemetry::ResponseFlags;
 use cairn_telemetry::trace::{Annotation, Kind, Span, Tags};
-use cairn_telemetry::{ResponseFlags, WorkloadLabels};
 use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
 use pingora_proxy::Session;
 use std::borrow::Cow;
-use std::sync::Arc;
 
 /// gRPC codes that are the server's fault (Envoy: `addGrpcResponseTags`).
 const GRPC_ERRORS: [u32; 7] = [2, 4, 8, 12, 13, 14, 15];
@@ -186,13 +185,22 @@ fn configured(
     context.response_flags = Some(&flags);
     context.bytes_received = Some(session.body_bytes_read() as u64);
     context.bytes_sent = Some(session.body_bytes_sent() as u64);
+    context.grpc_status = ctx.grpc_status;
+    let labels =
+        ctx.tries.current.as_ref().zip(ctx.inbound.as_ref()).and_then(|(attempt, inbound)| {
+            destination_labels(&inbound.resolved.mesh, &attempt.endpoint)
+        });
+    if let Some(inbound) = &ctx.inbound {
+        let (mesh, link) = (&inbound.resolved.mesh, &inbound.link);
+        let (address, id) = (Some(link.peer.addr), link.peer.id.as_str());
+        context.source = access_log::source(mesh, Some(&link.source), address, id);
+        context.destination = access_log::destination(mesh, labels.as_ref(), context.upstream_host);
+    }
     let ids = ctx.trace_ids();
     context.trace_id = ids.as_ref().map(|(trace, _)| trace.as_str());
     context.span_id = ids.as_ref().map(|(_, span)| span.as_str());
     let seen = Seen(request);
     let response = session.response_written().map(|head| &head.headers);
-    let source = Known::source(ctx);
-    let destination = Known::destination(ctx);
     for tag in &tracing.tags {
         let value = match &tag.value {
             Value::Text(text) => text.to_string(),
@@ -201,13 +209,6 @@ fn configured(
                     Some(value) => String::from_utf8_lossy(&value).into_owned(),
                     None => default.to_string(),
                 }
-            }
-            Value::Peer(peer, field) => {
-                let known = match peer {
-                    Peer::Source => &source,
-                    Peer::Destination => &destination,
-                };
-                known.as_ref().and_then(|known| known.field(*field)).unwrap_or_default()
             }
             Value::Format(format) => {
                 let response =
@@ -219,46 +220,6 @@ fn configured(
         if !value.is_empty() {
             tags.set_configured(&tag.name, value);
         }
-    }
-}
-
-/// What is known of one end.
-struct Known {
-    labels: Arc<WorkloadLabels>,
-    workload: Option<Arc<Workload>>,
-}
-
-impl Known {
-    fn source(ctx: &Exchange) -> Option<Self> {
-        let inbound = ctx.inbound.as_ref()?;
-        let peer = &inbound.link.peer;
-        let workload = inbound.resolved.mesh.workload_as(peer.addr.ip(), peer.id.as_str());
-        Some(Known { labels: Arc::clone(&inbound.link.source), workload: workload.cloned() })
-    }
-
-    fn destination(ctx: &Exchange) -> Option<Self> {
-        let endpoint = &ctx.tries.current.as_ref()?.endpoint;
-        let mesh = &ctx.inbound.as_ref()?.resolved.mesh;
-        Some(Known {
-            labels: destination_labels(mesh, endpoint)?,
-            workload: mesh.workload(endpoint.address.ip()).cloned(),
-        })
-    }
-
-    fn field(&self, field: PeerField) -> Option<String> {
-        let Known { labels, workload } = self;
-        let text: &Arc<str> = match field {
-            PeerField::App => &labels.app,
-            PeerField::Version => &labels.version,
-            PeerField::Workload => &labels.workload,
-            PeerField::Namespace => &labels.namespace,
-            PeerField::Cluster => &labels.cluster,
-            PeerField::Service => &labels.canonical_service,
-            PeerField::Revision => &labels.canonical_revision,
-            PeerField::Name => &workload.as_ref()?.name,
-            PeerField::Type => return None,
-        };
-        Some(text.to_string())
     }
 }
 

@@ -66,42 +66,8 @@ pub enum Value {
     Text(Arc<str>),
     /// The first value of a header, or this text.
     Header(HeaderKey, Box<str>),
-    /// What is known of an end of the request.
-    Peer(Peer, PeerField),
     /// A text with operators.
     Format(Format),
-}
-
-/// An end of the request. Istio: the filter state `downstream_peer_obj` and `upstream_peer_obj`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Peer {
-    /// The client's workload.
-    Source,
-    /// The workload of the endpoint.
-    Destination,
-}
-
-/// A field of a workload. Istio: `WorkloadMetadataObject`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PeerField {
-    /// Canonical service, as Istio has it for workloads that it has discovered.
-    App,
-    /// Canonical revision, as Istio has it for workloads that it has discovered.
-    Version,
-    /// Deployment or other owner.
-    Workload,
-    /// Namespace.
-    Namespace,
-    /// Cluster.
-    Cluster,
-    /// Canonical service.
-    Service,
-    /// Canonical revision.
-    Revision,
-    /// Kind of the owner, such as `deployment`.
-    Type,
-    /// Pod.
-    Name,
 }
 
 impl Tracing {
@@ -172,49 +138,16 @@ impl Tag {
                 });
                 Some(Value::Header(key?, default.as_str().into()))
             }
-            TagValue::Format(format) => match peer_field(format) {
-                Some((peer, field)) => Some(Value::Peer(peer, field)),
-                None => {
-                    let format = at.field("value", |at| match Format::parse(format) {
-                        Ok(format) => Some(format),
-                        Err(reason) => at.reject(reason),
-                    });
-                    Some(Value::Format(format?))
-                }
-            },
+            TagValue::Format(format) => {
+                let format = at.field("value", |at| match Format::parse(format) {
+                    Ok(format) => Some(format),
+                    Err(reason) => at.reject(reason),
+                });
+                Some(Value::Format(format?))
+            }
         };
         Some(value.map(|value| Tag { name: tag.as_str().into(), value }))
     }
-}
-
-impl PeerField {
-    fn parse(name: &str) -> Option<Self> {
-        Some(match name {
-            "app" => PeerField::App,
-            "version" => PeerField::Version,
-            "workload" => PeerField::Workload,
-            "namespace" => PeerField::Namespace,
-            "cluster" => PeerField::Cluster,
-            "service" => PeerField::Service,
-            "revision" => PeerField::Revision,
-            "type" => PeerField::Type,
-            "name" => PeerField::Name,
-            _ => return None,
-        })
-    }
-}
-
-/// A text that is only `%FILTER_STATE(downstream_peer_obj:FIELD:app)%` or one of its kin: every waypoint has 18 of them,
-/// and they are neither parsed nor printed for each span.
-pub fn peer_field(format: &str) -> Option<(Peer, PeerField)> {
-    let inner = format.strip_prefix("%FILTER_STATE(")?.strip_suffix(")%")?;
-    let (object, field) = inner.split_once(":FIELD:")?;
-    let peer = match object {
-        "downstream_peer_obj" => Peer::Source,
-        "upstream_peer_obj" => Peer::Destination,
-        _ => return None,
-    };
-    Some((peer, PeerField::parse(field)?))
 }
 
 #[cfg(test)]
@@ -262,23 +195,6 @@ mod tests {
         assert!(matches!(format.value, Value::Format(_)));
         for bad in [json!({ "format": "%NOPE%" }), json!({ "request_header": { "name": "a b" } })] {
             assert!(compile(tag(bad.clone())).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn fields_of_peers() {
-        for (text, expected) in [
-            ("%FILTER_STATE(downstream_peer_obj:FIELD:app)%", Some((Peer::Source, PeerField::App))),
-            (
-                "%FILTER_STATE(upstream_peer_obj:FIELD:type)%",
-                Some((Peer::Destination, PeerField::Type)),
-            ),
-            ("%FILTER_STATE(upstream_peer_obj:FIELD:nope)%", None),
-            ("%FILTER_STATE(other:FIELD:app)%", None),
-            ("a%FILTER_STATE(downstream_peer_obj:FIELD:app)%", None),
-            ("%FILTER_STATE(downstream_peer_obj:FIELD:app)%%FILTER_STATE(x)%", None),
-        ] {
-            assert_eq!(peer_field(text), expected, "{text}");
         }
     }
 }

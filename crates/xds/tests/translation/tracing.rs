@@ -15,14 +15,18 @@ use pb::google::protobuf::{BoolValue, Duration as Span};
 use std::sync::Arc;
 use std::time::Duration;
 
-const HCM: &str = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
+const HCM: &str =
+    "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
 
 /// What a connection manager with these settings of tracing tells, and what is listed.
 fn translated(tracing: &Tracing) -> (Option<Arc<spec::Tracing>>, Vec<String>) {
     of(tracing.encode_to_vec(), None)
 }
 
-fn of(tracing: Vec<u8>, ids: Option<UuidRequestIdConfig>) -> (Option<Arc<spec::Tracing>>, Vec<String>) {
+fn of(
+    tracing: Vec<u8>,
+    ids: Option<UuidRequestIdConfig>,
+) -> (Option<Arc<spec::Tracing>>, Vec<String>) {
     let mut manager = manager();
     if let Some(ids) = ids {
         manager.request_id_extension = Some(
@@ -59,7 +63,11 @@ fn zipkin_of(config: &ZipkinConfig) -> Option<Provider> {
 
 fn http_service(uri: &str) -> core::HttpService {
     let header = core::HeaderValueOption {
-        header: Some(core::HeaderValue { key: "x-token".to_owned(), value: "t".to_owned(), ..Default::default() }),
+        header: Some(core::HeaderValue {
+            key: "x-token".to_owned(),
+            value: "t".to_owned(),
+            ..Default::default()
+        }),
         ..Default::default()
     };
     core::HttpService {
@@ -87,7 +95,10 @@ fn sampling_without_a_provider() {
         ..Tracing::default()
     });
     let tracing = tracing.unwrap();
-    assert_eq!((tracing.client_sampling, tracing.random_sampling, tracing.overall_sampling), (50.0, 12.5, 100.0));
+    assert_eq!(
+        (tracing.client_sampling, tracing.random_sampling, tracing.overall_sampling),
+        (50.0, 12.5, 100.0)
+    );
     assert!(tracing.by_request_id && tracing.pack_trace_reason);
     assert_eq!((tracing.provider.as_ref(), tracing.custom_tags.len()), (None, 0));
     assert_eq!(degraded, Vec::<String>::new());
@@ -131,7 +142,10 @@ fn zipkin_in_both_forms() {
     let zipkin = of(&new);
     assert!(!zipkin.trace_id_128bit && zipkin.shared_span_context && !zipkin.w3c);
     let spec::HttpCollector { cluster, host, path, timeout, headers } = zipkin.collector;
-    assert_eq!((cluster.as_str(), host.as_str(), path.as_str()), ("c", "zipkin:9411", "/api/v2/spans"));
+    assert_eq!(
+        (cluster.as_str(), host.as_str(), path.as_str()),
+        ("c", "zipkin:9411", "/api/v2/spans")
+    );
     assert_eq!(timeout, Some(Duration::from_secs(3)));
     assert_eq!(headers, [("x-token".to_owned(), "t".to_owned())]);
 }
@@ -141,22 +155,29 @@ fn open_telemetry_in_both_forms() {
     let detector = |name: &str| core::TypedExtensionConfig {
         name: name.to_owned(),
         typed_config: Some(any(
-            &format!("envoy.extensions.tracers.opentelemetry.resource_detectors.v3.{name}ResourceDetectorConfig"),
+            &format!(
+                "envoy.extensions.tracers.opentelemetry.resource_detectors.v3.{name}ResourceDetectorConfig"
+            ),
             Vec::new(),
         )),
     };
     let grpc = trace::OpenTelemetryConfig {
         grpc_service: Some(core::GrpcService {
-            target_specifier: Some(core::grpc_service::TargetSpecifier::EnvoyGrpc(core::grpc_service::EnvoyGrpc {
-                cluster_name: "c".to_owned(),
-                authority: "collector".to_owned(),
-                ..Default::default()
-            })),
+            target_specifier: Some(core::grpc_service::TargetSpecifier::EnvoyGrpc(
+                core::grpc_service::EnvoyGrpc {
+                    cluster_name: "c".to_owned(),
+                    authority: "collector".to_owned(),
+                    ..Default::default()
+                },
+            )),
             ..Default::default()
         }),
         service_name: "waypoint.shop".to_owned(),
         resource_detectors: vec![detector("Environment"), detector("Dynatrace")],
-        sampler: Some(core::TypedExtensionConfig { name: "dynatrace".to_owned(), typed_config: None }),
+        sampler: Some(core::TypedExtensionConfig {
+            name: "dynatrace".to_owned(),
+            typed_config: None,
+        }),
         ..Default::default()
     };
     let http = trace::OpenTelemetryConfig {
@@ -164,7 +185,10 @@ fn open_telemetry_in_both_forms() {
         ..Default::default()
     };
     let of = |config: &trace::OpenTelemetryConfig| {
-        let tracing = Tracing { provider: provider("envoy.tracers.opentelemetry", config), ..Tracing::default() };
+        let tracing = Tracing {
+            provider: provider("envoy.tracers.opentelemetry", config),
+            ..Tracing::default()
+        };
         let (tracing, degraded) = translated(&tracing);
         match tracing.unwrap().provider.clone() {
             Some(spec::TraceProvider::OpenTelemetry(otel)) => (otel, degraded),
@@ -174,17 +198,24 @@ fn open_telemetry_in_both_forms() {
     let (otel, degraded) = of(&grpc);
     assert_eq!((otel.service_name.as_str(), otel.environment), ("waypoint.shop", true));
     match otel.collector {
-        spec::OtlpCollector::Grpc(grpc) => assert_eq!((grpc.cluster.as_str(), grpc.authority.as_str()), ("c", "collector")),
+        spec::OtlpCollector::Grpc(grpc) => {
+            assert_eq!((grpc.cluster.as_str(), grpc.authority.as_str()), ("c", "collector"))
+        }
         other => panic!("{other:?}"),
     }
     assert_eq!(
         degraded,
-        ["the resource detector `Dynatrace` is not honoured", "the sampler `dynatrace` is not honoured"]
+        [
+            "the resource detector `Dynatrace` is not honoured",
+            "the sampler `dynatrace` is not honoured"
+        ]
     );
     let (otel, degraded) = of(&http);
     assert_eq!((otel.environment, degraded.len()), (false, 0));
     match otel.collector {
-        spec::OtlpCollector::Http(http) => assert_eq!((http.host.as_str(), http.path.as_str()), ("otlp:4318", "/v1/traces")),
+        spec::OtlpCollector::Http(http) => {
+            assert_eq!((http.host.as_str(), http.path.as_str()), ("otlp:4318", "/v1/traces"))
+        }
         other => panic!("{other:?}"),
     }
 }
@@ -192,7 +223,8 @@ fn open_telemetry_in_both_forms() {
 #[test]
 fn tags_that_can_be_had() {
     let text = |value: &str| Type::Value(value.to_owned());
-    let named = |name: &str| custom_tag::Named { name: name.to_owned(), default_value: "d".to_owned() };
+    let named =
+        |name: &str| custom_tag::Named { name: name.to_owned(), default_value: "d".to_owned() };
     let metadata = |namespace: &str, default: &str| {
         Type::Metadata(custom_tag::Metadata {
             kind: None,
@@ -201,7 +233,10 @@ fn tags_that_can_be_had() {
         })
     };
     let tracing = Tracing {
-        provider: zipkin_of(&ZipkinConfig { collector_cluster: "c".to_owned(), ..ZipkinConfig::default() }),
+        provider: zipkin_of(&ZipkinConfig {
+            collector_cluster: "c".to_owned(),
+            ..ZipkinConfig::default()
+        }),
         custom_tags: vec![
             tag("literal", Type::Literal(custom_tag::Literal { value: "x".to_owned() })),
             tag("environment", Type::Environment(named("POD_NAME"))),
@@ -219,8 +254,7 @@ fn tags_that_can_be_had() {
     let names: Vec<String> =
         tracing.unwrap().custom_tags.iter().map(|known| known.tag.clone()).collect();
     assert_eq!(names, ["literal", "environment", "header", "text", "peer", "other"]);
-    let listed: Vec<&str> =
-        degraded.iter().filter_map(|reason| reason.split('`').nth(1)).collect();
+    let listed: Vec<&str> = degraded.iter().filter_map(|reason| reason.split('`').nth(1)).collect();
     assert_eq!(listed.len(), 3, "{degraded:?}");
     for name in ["other", "bad-header", "bad-text"] {
         assert!(listed.contains(&name), "{name}: {degraded:?}");
@@ -230,14 +264,21 @@ fn tags_that_can_be_had() {
 #[test]
 fn what_is_not_supported_is_listed_by_name() {
     let config = trace::DatadogConfig { collector_cluster: "c".to_owned(), ..Default::default() };
-    let tracing = Tracing { provider: provider("envoy.tracers.datadog", &config), ..Tracing::default() };
+    let tracing =
+        Tracing { provider: provider("envoy.tracers.datadog", &config), ..Tracing::default() };
     let (tracing, degraded) = translated(&tracing);
     assert_eq!(tracing.unwrap().provider, None);
-    assert_eq!(degraded, ["requests are not traced: the tracer `envoy.tracers.datadog` is not supported"]);
+    assert_eq!(
+        degraded,
+        ["requests are not traced: the tracer `envoy.tracers.datadog` is not supported"]
+    );
     let tracing = Tracing { provider: zipkin_of(&ZipkinConfig::default()), ..Tracing::default() };
     let (tracing, degraded) = translated(&tracing);
     assert_eq!(tracing.unwrap().provider, None);
-    assert_eq!(degraded, ["requests are not traced: the tracer `envoy.tracers.zipkin` names no collector"]);
+    assert_eq!(
+        degraded,
+        ["requests are not traced: the tracer `envoy.tracers.zipkin` names no collector"]
+    );
     let unknown = [Tracing::default().encode_to_vec(), vec![0xf8, 0x7f, 0x01]].concat();
     let (tracing, degraded) = of(unknown, None);
     assert!(tracing.is_some());

@@ -10,7 +10,6 @@ use crate::translate::wire::{Read, decode, duration, is_true, open, type_name};
 use cairn_proto::envoy::google::protobuf::Any;
 use cairn_proto::tracing as pb;
 use cairn_router::format::Format;
-use cairn_router::observe::tracing::peer_field;
 use cairn_router::request::HeaderKey;
 use cairn_router::spec::{
     CustomTag, GrpcCollector, HttpCollector, Named, OpenTelemetry, OtlpCollector, TagValue,
@@ -106,9 +105,7 @@ fn tag(from: &pb::CustomTag, subject: &mut Subject<'_>) -> Option<CustomTag> {
             TagValue::RequestHeader(named(from))
         }
         Type::Value(text) => {
-            if peer_field(text).is_none()
-                && let Err(reason) = Format::parse(text)
-            {
+            if let Err(reason) = Format::parse(text) {
                 subject.degrade(format!("the tag `{tag}` is left out: {reason}"));
                 return None;
             }
