@@ -22,6 +22,7 @@ fn resources(world: &World) -> Resources {
         clusters: services().map(|service| Arc::new(cluster(service))).collect(),
         endpoints: services().map(|service| Arc::new(endpoints(world, service))).collect(),
         workloads: workloads(world).into_iter().map(Arc::new).collect(),
+        tunnels: None,
     }
 }
 

@@ -2,8 +2,16 @@
 
 use std::error::Error;
 
-const FILES: [&str; 4] =
-    ["proto/ca.proto", "proto/externalscaler.proto", "proto/stats.proto", "proto/workload.proto"];
+const FILES: [&str; 8] = [
+    "proto/ca.proto",
+    "proto/externalscaler.proto",
+    "proto/workload.proto",
+    "proto/stats.proto",
+    "proto/tracing.proto",
+    "proto/otlp_common.proto",
+    "proto/otlp_trace.proto",
+    "proto/otlp_logs.proto",
+];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=proto");

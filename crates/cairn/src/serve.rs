@@ -83,7 +83,7 @@ async fn serve(args: &ProxyArgs, logging: Logging) -> Result<ExitCode, Failure> 
     let admin = Arc::new(Admin {
         load,
         readiness: Arc::clone(&readiness),
-        telemetry,
+        telemetry: Arc::clone(&telemetry),
         roster: fleet.roster(),
         logging,
         quit: Arc::clone(&quit),
@@ -124,6 +124,7 @@ async fn serve(args: &ProxyArgs, logging: Logging) -> Result<ExitCode, Failure> 
             } else {
                 tracing::info!("drained");
             }
+            telemetry.access_logs().flush_soon().await;
             Ok(ExitCode::SUCCESS)
         }
         signal = signals.next() => {

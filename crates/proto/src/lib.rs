@@ -1,8 +1,8 @@
-//! Messages on the wire between Cairn and istiod, and between KEDA and the scaler.
+//! Messages on the wire between Cairn and istiod, between KEDA and the scaler, and between Cairn and collectors.
 //!
-//! Envoy's come from `envoy-types`; Istio's and KEDA's own, which no published crate has, are written
-//! down in `proto/` by their field numbers and compiled when this crate is built. Comments of the fields
-//! are in those files.
+//! Envoy's come from `envoy-types`; Istio's and KEDA's own, which no published crate has, and the few
+//! of the OpenTelemetry protocol that are sent, are written down in `proto/` by their field numbers and
+//! compiled when this crate is built. Comments of the fields are in those files.
 #![forbid(unsafe_code)]
 
 pub use envoy_types::pb as envoy;
@@ -35,4 +35,42 @@ pub mod stats {
 #[allow(missing_docs, clippy::all, clippy::pedantic)]
 pub mod externalscaler {
     tonic::include_proto!("externalscaler");
+}
+
+/// How a connection manager traces, with the fields that [`envoy`] does not have.
+#[allow(missing_docs, clippy::all, clippy::pedantic)]
+pub mod tracing {
+    tonic::include_proto!("cairn.tracing");
+}
+
+/// The OpenTelemetry protocol.
+#[allow(missing_docs, clippy::all, clippy::pedantic)]
+pub mod opentelemetry {
+    /// Packages are nested as the generated code expects them.
+    pub mod proto {
+        /// Attributes and resources.
+        pub mod common {
+            /// Version 1.
+            pub mod v1 {
+                tonic::include_proto!("opentelemetry.proto.common.v1");
+            }
+        }
+        /// What collectors offer.
+        pub mod collector {
+            /// Spans.
+            pub mod trace {
+                /// Version 1.
+                pub mod v1 {
+                    tonic::include_proto!("opentelemetry.proto.collector.trace.v1");
+                }
+            }
+            /// Log records.
+            pub mod logs {
+                /// Version 1.
+                pub mod v1 {
+                    tonic::include_proto!("opentelemetry.proto.collector.logs.v1");
+                }
+            }
+        }
+    }
 }

@@ -6,6 +6,7 @@ use crate::inbound::Inbound;
 use crate::load::Underway;
 use crate::mirror::Mirror;
 use crate::reply::LocalReply;
+use crate::trace::Trace;
 use crate::upstream::Attempt;
 use cairn_router::action::Forward;
 use cairn_router::action::WeightedCluster;
@@ -15,7 +16,7 @@ use cairn_router::endpoint::ActiveGuard;
 use cairn_router::format::FormatContext;
 use cairn_router::route::{Matched, Route};
 use cairn_telemetry::ResponseFlags;
-use http::{HeaderValue, Uri, Version};
+use http::{HeaderMap, HeaderValue, Uri, Version};
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -42,9 +43,13 @@ pub(crate) struct Exchange {
     pub(crate) flags: ResponseFlags,
     pub(crate) details: Cow<'static, str>,
     pub(crate) mirror: Option<Box<Mirror>>,
+    /// Where the chain traces, and what the caller tells of the trace is valid.
+    pub(crate) trace: Option<Box<Trace>>,
     pub(crate) grpc_status: Option<u32>,
     pub(crate) request_received: Option<Duration>,
     pub(crate) response_started: Option<Duration>,
+    /// The response's, where something is logged.
+    pub(crate) trailers: Option<Box<HeaderMap>>,
 }
 
 /// Which route a request takes.
@@ -95,14 +100,28 @@ impl Exchange {
             flags: ResponseFlags::NONE,
             details: Cow::Borrowed(""),
             mirror: None,
+            trace: None,
             grpc_status: None,
             request_received: None,
             response_started: None,
+            trailers: None,
         }
     }
 
     pub(crate) fn forward(&self) -> Option<&Arc<Forward>> {
         self.routed.as_ref()?.forward.as_ref()
+    }
+
+    /// Whether something is logged of it.
+    pub(crate) fn is_logged(&self) -> bool {
+        let observe = self.chain().and_then(|chain| chain.observe.as_ref());
+        observe.is_some_and(|observe| !observe.access_logs.is_empty())
+    }
+
+    /// Ids of its trace and span in hexadecimal digits, where the chain traces.
+    pub(crate) fn trace_ids(&self) -> Option<(String, String)> {
+        let context = self.trace.as_deref()?.context();
+        Some((context.trace_id.to_string(), context.span_id.to_string()))
     }
 
     /// The chain that handles it.

@@ -21,6 +21,7 @@ use crate::phases::{
 use crate::record;
 use crate::reply::{self, Form, LocalReply};
 use crate::retry;
+use crate::trace;
 use async_trait::async_trait;
 use bytes::Bytes;
 use cairn_router::destination::HttpChain;
@@ -125,8 +126,10 @@ impl ProxyHttp for Hooks {
         }
         headers::drop_nominated(request);
         normalise(request, chain, ctx.grpc).map_err(|reply| answer(ctx, reply))?;
-        take_operation(ctx, request);
-        headers::sanitize(request, chain, inbound.link.target.port())
+        let operation = take_operation(ctx, request);
+        headers::sanitize(request, chain, inbound.link.target.port())?;
+        trace::begin(ctx, &inbound, request, operation);
+        Ok(())
     }
 
     async fn request_filter(&self, session: &mut Session, ctx: &mut Exchange) -> Result<bool> {
@@ -251,11 +254,13 @@ impl ProxyHttp for Hooks {
             let told = !chain_of(inbound)?.suppress_envoy_headers;
             tell_timeout(forward, ctx.grpc, told, request)?;
         }
+        trace::begin_try(ctx, request)?;
         if ctx.tries.begun == 1
             && let Some(forward) = ctx.forward()
             && !session.is_upgrade_req()
-            && let Some(mirror) = Mirror::of(forward, inbound, request)
+            && let Some(mut mirror) = Mirror::of(forward, inbound, request)
         {
+            trace::tell_mirror(ctx, mirror.head_mut());
             if session.is_body_empty() {
                 mirror.start();
             } else {
@@ -291,6 +296,7 @@ impl ProxyHttp for Hooks {
         ctx.details = Cow::Borrowed("via_upstream");
         if ctx.grpc {
             ctx.grpc_status = grpc::status_in(&response.headers);
+            trace::note_fields(ctx, &response.headers);
         }
         Ok(())
     }
@@ -317,6 +323,10 @@ impl ProxyHttp for Hooks {
     ) -> Result<Option<Bytes>> {
         if ctx.grpc {
             ctx.grpc_status = grpc::status_in(trailers).or(ctx.grpc_status);
+            trace::note_fields(ctx, trailers);
+        }
+        if ctx.is_logged() {
+            ctx.trailers = Some(Box::new(trailers.clone()));
         }
         Ok(None)
     }
@@ -383,6 +393,7 @@ impl ProxyHttp for Hooks {
 
     async fn logging(&self, session: &mut Session, _error: Option<&Error>, ctx: &mut Exchange) {
         record::request(session, ctx);
+        trace::end(session, ctx);
     }
 
     fn suppress_error_log(&self, _session: &Session, _ctx: &Exchange, _error: &Error) -> bool {

@@ -1,6 +1,7 @@
 //! One mesh: everything that is known and counted about it hangs on its [`MeshInstance`].
 
 use crate::counters::Counters;
+use crate::deliver::Courier;
 use crate::limits::Limits;
 use crate::load::{Load, LoadReading, Tenant};
 use crate::metrics;
@@ -12,13 +13,17 @@ use cairn_router::cluster::Cluster;
 use cairn_router::endpoint::Endpoint;
 use cairn_router::model::Mesh;
 use cairn_router::workload::Workload;
+use cairn_telemetry::export::logs::{self, LogCounts, LogFlush};
+use cairn_telemetry::export::{Queue, Registry, Spans, Target};
+use cairn_telemetry::trace::Span;
 use cairn_telemetry::{ServiceLabels, Telemetry, WorkloadLabels};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
@@ -40,6 +45,19 @@ pub type LocalHandler = Arc<dyn Fn(Tunnel) + Send + Sync>;
 /// request's task, again and again: it must not block, and find out for itself what it was told before.
 pub type IdentityWait = Arc<dyn Fn(IpAddr) + Send + Sync>;
 
+/// Who we are to the control plane, for those who are told of requests.
+#[derive(Debug, Clone, Default)]
+pub struct NodeInfo {
+    /// Id of the node, such as `waypoint~10.1.0.1~waypoint-1.shop~shop.svc.cluster.local`.
+    pub id: String,
+    /// Name of the node's cluster, such as `waypoint.shop`.
+    pub cluster: String,
+    /// Zone that it runs in.
+    pub zone: String,
+    /// Its address.
+    pub address: Option<IpAddr>,
+}
+
 /// One mesh of this process. Several are kept apart: own identity, snapshot, pools and counters.
 pub struct MeshInstance {
     config: InstanceConfig,
@@ -56,6 +74,10 @@ pub struct MeshInstance {
     load: Load,
     traffic: Arc<Traffic>,
     published_at: Mutex<Option<Instant>>,
+    node: OnceLock<NodeInfo>,
+    exports: Registry,
+    log_export: OnceLock<LogFlush>,
+    log_counts: Arc<LogCounts>,
     counters: Arc<Counters>,
     terminator_counters: Arc<TerminatorCounters>,
     originator_counters: Arc<OriginatorCounters>,
@@ -79,6 +101,10 @@ impl MeshInstance {
             load: Load::new(),
             traffic: Arc::default(),
             published_at: Mutex::new(None),
+            node: OnceLock::new(),
+            exports: Registry::default(),
+            log_export: OnceLock::new(),
+            log_counts: Arc::default(),
             counters: Arc::default(),
             terminator_counters: Arc::default(),
             originator_counters: Arc::default(),
@@ -149,6 +175,68 @@ impl MeshInstance {
     /// Bounds.
     pub fn limits(&self) -> &Limits {
         &self.config.limits
+    }
+
+    /// Says who we are to the control plane. The first one that is set stays; without one the mesh's name stands for
+    /// the node's cluster.
+    pub fn set_node(&self, node: NodeInfo) {
+        let _first_stays = self.node.set(node);
+    }
+
+    pub(crate) fn node(&self) -> &NodeInfo {
+        self.node
+            .get_or_init(|| NodeInfo { cluster: self.config.name.clone(), ..NodeInfo::default() })
+    }
+
+    /// What is on its way to collectors.
+    pub fn exports(&self) -> &Registry {
+        &self.exports
+    }
+
+    /// Counts of records of access logs on their way to collectors.
+    pub(crate) fn log_counts(&self) -> &LogCounts {
+        &self.log_counts
+    }
+
+    /// Begins to send records of access logs to this mesh's collectors. The task ends with the instance.
+    pub(crate) fn export_logs(
+        self: &Arc<Self>,
+        spawn: impl FnOnce(Pin<Box<dyn Future<Output = ()> + Send>>),
+    ) {
+        let otel = Arc::clone(self.telemetry.access_logs().otel());
+        let instance = Arc::downgrade(self);
+        let mine = move |target: &cairn_telemetry::access_log::LogTarget| {
+            let instance = instance.upgrade();
+            instance
+                .is_some_and(|instance| instance.mesh_guard().cluster(&target.cluster).is_some())
+        };
+        let (flush, task) =
+            logs::exporter(otel, Courier::new(self, 0), mine, Arc::clone(&self.log_counts));
+        if self.log_export.set(flush).is_ok() {
+            spawn(Box::pin(task));
+        }
+    }
+
+    /// Sends what waits for collectors, within `limit`.
+    pub(crate) async fn flush_exports(&self, limit: Duration) {
+        let flush = async {
+            if let Some(logs) = self.log_export.get() {
+                logs.flush().await;
+            }
+            self.exports.flush(limit).await;
+        };
+        let _late_is_lost = tokio::time::timeout(limit, flush).await;
+    }
+
+    /// The queue of spans for a target; for one that has none it is made, and emptied by the calling worker.
+    pub(crate) fn span_queue(
+        self: &Arc<Self>,
+        target: Target,
+        form: Spans,
+        worker: usize,
+    ) -> Arc<Queue<Span>> {
+        let deliver = || Courier::new(self, worker) as _;
+        self.exports.spans(target, form, deliver, |task| drop(tokio::spawn(task)))
     }
 
     /// Who this instance is.

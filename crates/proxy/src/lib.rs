@@ -11,11 +11,13 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod access_log;
 mod breakers;
 mod choose;
 mod cors;
 mod counters;
 mod date;
+mod deliver;
 mod detect;
 mod downstream;
 mod engine;
@@ -44,13 +46,14 @@ mod resolve;
 mod retry;
 mod sink;
 mod splice;
+mod trace;
 mod tunnel;
 mod upstream;
 mod workers;
 
 pub use counters::{Count, Counters, Level, Raised};
 pub use head::{fuzz_request, fuzz_response};
-pub use instance::{IdentityWait, InstanceConfig, LocalHandler, MeshInstance};
+pub use instance::{IdentityWait, InstanceConfig, LocalHandler, MeshInstance, NodeInfo};
 pub use limits::Limits;
 pub use listener::{Drained, ListenError, Running, listen};
 pub use load::{

@@ -17,6 +17,8 @@ use tokio_util::task::TaskTracker;
 const BACKLOG: u32 = 4096;
 /// Pause after an accept failed, for example because no file descriptor was left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How long the end of a drain waits for what is told to collectors.
+const FLUSH: Duration = Duration::from_secs(2);
 /// How often idle upstream connections are looked at.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -86,6 +88,7 @@ pub async fn listen(
         cut: running.cut.clone(),
     };
     let cut = running.cut.clone();
+    instance.export_logs(|task| shared.spawn_on(0, task));
     shared.spawn_on(0, async move {
         let Ok(listener) = TcpListener::from_std(listener) else {
             return;
@@ -199,6 +202,13 @@ impl Running {
     /// Stops accepting, tells clients (GOAWAY in two steps), lets what is in flight finish for up to `limit`,
     /// and cuts the rest.
     pub async fn drain(&self, limit: Duration) -> Drained {
+        let drained = self.finish(limit).await;
+        // The last requests are told of, too.
+        self.instance.flush_exports(FLUSH).await;
+        drained
+    }
+
+    async fn finish(&self, limit: Duration) -> Drained {
         drop(self.stop.lock().take());
         self.drain.start();
         self.tasks.close();

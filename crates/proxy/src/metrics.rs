@@ -51,6 +51,8 @@ fn write(instance: &MeshInstance, writer: &mut Writer) {
         &mesh,
         expiry,
     );
+    instance.exports().write(instance.name(), writer);
+    instance.log_counts().write(instance.name(), writer);
     incoming(instance, writer);
     outgoing(instance, writer);
 }

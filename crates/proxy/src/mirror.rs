@@ -75,6 +75,11 @@ impl Mirror {
         })
     }
 
+    /// Head of the copies.
+    pub(crate) fn head_mut(&mut self) -> &mut RequestHeader {
+        &mut self.head
+    }
+
     /// Keeps part of the body.
     pub(crate) fn keep(&mut self, data: &[u8]) {
         if self.too_long || self.body.len() + data.len() > self.limit {

@@ -119,11 +119,14 @@ pub(crate) fn unsupported(reason: &str) -> LocalReply {
     )
 }
 
-/// Takes the client's name of the operation away; with one, the response does not have the route's.
-pub(crate) fn take_operation(ctx: &mut Exchange, request: &mut RequestHeader) {
-    if let Some(operation) = request.remove_header(&DECORATOR) {
-        ctx.names_operation = !operation.is_empty();
-    }
+/// Takes the client's name of the operation; with one, the response does not have the route's.
+pub(crate) fn take_operation(
+    ctx: &mut Exchange,
+    request: &mut RequestHeader,
+) -> Option<HeaderValue> {
+    let operation = request.remove_header(&DECORATOR)?;
+    ctx.names_operation = !operation.is_empty();
+    Some(operation)
 }
 
 /// Whether there is room for one more request.

@@ -1,5 +1,6 @@
 //! The one record of a request, made when it is over.
 
+use crate::access_log;
 use crate::exchange::Exchange;
 use crate::headers::REQUEST_ID;
 use crate::instance::{destination_labels, service_labels};
@@ -79,4 +80,5 @@ pub(crate) fn request(session: &Session, ctx: &mut Exchange) {
     };
     inbound.resolved.tenant.add_bytes(link.worker, event.bytes_in + event.bytes_out);
     link.metrics.record_request(&event);
+    access_log::request(session, ctx, &event);
 }

@@ -4,6 +4,7 @@ use crate::breakers::{self, Overflow};
 use crate::exchange::Exchange;
 use crate::grpc;
 use crate::reply::LocalReply;
+use crate::trace;
 use crate::upstream::Failure;
 use cairn_router::retry::RetryPolicy;
 use cairn_telemetry::ResponseFlags;
@@ -35,6 +36,7 @@ fn is_replayable(session: &Session) -> bool {
 fn decide(
     session: &Session,
     ctx: &mut Exchange,
+    response: Option<&ResponseHeader>,
     fits: impl FnOnce(&RetryPolicy) -> bool,
 ) -> Verdict {
     let Some(forward) = ctx.forward().cloned() else {
@@ -65,6 +67,7 @@ fn decide(
     }
     ctx.tries.retries += 1;
     ctx.tries.pause = Some(policy.backoff(ctx.tries.retries, rand::random()));
+    trace::end_try(session, ctx, response, true);
     again(ctx);
     if let Some(inbound) = &ctx.inbound {
         inbound.link.instance.counters().retries.add_one();
@@ -89,7 +92,7 @@ pub(crate) fn after_response(
     let status = response.status.as_u16();
     let grpc_status = ctx.grpc.then(|| grpc::status_in(&response.headers)).flatten();
     let limited = response.headers.contains_key(&RATE_LIMITED);
-    let verdict = decide(session, ctx, |policy| {
+    let verdict = decide(session, ctx, Some(response), |policy| {
         if limited { policy.on_rate_limited() } else { policy.on_status(status, grpc_status) }
     });
     if matches!(verdict, Verdict::UsedUp) {
@@ -120,11 +123,12 @@ pub(crate) fn after_failure(session: &Session, ctx: &mut Exchange) -> bool {
     };
     if stale && ctx.tries.stale < MAX_STALE && is_replayable(session) {
         ctx.tries.stale += 1;
+        trace::end_try(session, ctx, None, true);
         ctx.tries.active = None;
         ctx.tries.current = None;
         return true;
     }
-    let verdict = decide(session, ctx, |policy| match &failure {
+    let verdict = decide(session, ctx, None, |policy| match &failure {
         Failure::Connect(_) | Failure::ConnectTimeout => policy.on_connect_failure(),
         Failure::Reset { .. }
         | Failure::StreamReset
@@ -153,9 +157,33 @@ fn is_idempotent(method: &Method) -> bool {
     )
 }
 
+/// Why a try failed, in Envoy's words, and the flag for it.
+pub(crate) fn words(failure: &Failure) -> (&'static str, ResponseFlags) {
+    match failure {
+        Failure::Timeout => ("response timeout", ResponseFlags::UPSTREAM_REQUEST_TIMEOUT),
+        Failure::PerTryTimeout => ("per try timeout", ResponseFlags::UPSTREAM_REQUEST_TIMEOUT),
+        Failure::Idle => ("stream timeout", ResponseFlags::STREAM_IDLE_TIMEOUT),
+        Failure::Connect(_) => {
+            ("remote connection failure", ResponseFlags::UPSTREAM_CONNECTION_FAILURE)
+        }
+        Failure::ConnectTimeout => {
+            ("connection timeout", ResponseFlags::UPSTREAM_CONNECTION_FAILURE)
+        }
+        Failure::Reset { .. } | Failure::Unprocessed | Failure::Truncated => {
+            ("connection termination", ResponseFlags::UPSTREAM_CONNECTION_TERMINATION)
+        }
+        Failure::StreamReset => ("remote reset", ResponseFlags::UPSTREAM_REMOTE_RESET),
+        Failure::RefusedStream => {
+            ("remote refused stream reset", ResponseFlags::UPSTREAM_REMOTE_RESET)
+        }
+        Failure::Protocol(_) => ("protocol error", ResponseFlags::UPSTREAM_PROTOCOL_ERROR),
+        Failure::Overflow => ("overflow", ResponseFlags::UPSTREAM_OVERFLOW),
+    }
+}
+
 /// Envoy's words (`Router::Filter::onUpstreamAbort`).
 fn reply_to(failure: &Failure, used_up: bool, retried: bool) -> LocalReply {
-    let (reason, flag) = match failure {
+    match failure {
         Failure::Timeout => {
             return LocalReply::new(
                 StatusCode::GATEWAY_TIMEOUT,
@@ -181,22 +209,9 @@ fn reply_to(failure: &Failure, used_up: bool, retried: bool) -> LocalReply {
                 "upstream_per_try_timeout",
             );
         }
-        Failure::Connect(_) => {
-            ("remote connection failure", ResponseFlags::UPSTREAM_CONNECTION_FAILURE)
-        }
-        Failure::ConnectTimeout => {
-            ("connection timeout", ResponseFlags::UPSTREAM_CONNECTION_FAILURE)
-        }
-        Failure::Reset { .. } | Failure::Unprocessed | Failure::Truncated => {
-            ("connection termination", ResponseFlags::UPSTREAM_CONNECTION_TERMINATION)
-        }
-        Failure::StreamReset => ("remote reset", ResponseFlags::UPSTREAM_REMOTE_RESET),
-        Failure::RefusedStream => {
-            ("remote refused stream reset", ResponseFlags::UPSTREAM_REMOTE_RESET)
-        }
-        Failure::Protocol(_) => ("protocol error", ResponseFlags::UPSTREAM_PROTOCOL_ERROR),
-        Failure::Overflow => ("overflow", ResponseFlags::UPSTREAM_OVERFLOW),
-    };
+        _ => {}
+    }
+    let (reason, flag) = words(failure);
     let status = match failure {
         Failure::Protocol(_) => StatusCode::BAD_GATEWAY,
         _ => StatusCode::SERVICE_UNAVAILABLE,

@@ -1,5 +1,6 @@
 //! Opaque bytes: policies, then an endpoint, then chunks moved both ways without a copy.
 
+use crate::access_log;
 use crate::breakers::{self, Held};
 use crate::choose::{choose, wait};
 use crate::inbound::Inbound;
@@ -113,6 +114,11 @@ pub(crate) async fn serve(
     };
     link.metrics.connection_opened(&event);
     link.metrics.record_connection(&event);
+    if let Some(observe) = resolved.destination.tcp.as_ref().and_then(|tcp| tcp.observe.as_ref())
+        && !observe.access_logs.is_empty()
+    {
+        access_log::connection(&link, &resolved.mesh, &observe.access_logs, &event);
+    }
 }
 
 /// Why a connection ended otherwise than by both ends.

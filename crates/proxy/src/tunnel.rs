@@ -1,5 +1,6 @@
 //! A CONNECT from the door to its end: resolve → authorize → admit → detect → serve.
 
+use crate::access_log::Refused;
 use crate::counters::Raised;
 use crate::detect::{self, Protocol, Question};
 use crate::downstream;
@@ -10,6 +11,7 @@ use crate::resolve::{self, Resolved};
 use crate::splice;
 use cairn_hbone::{Connect, DrainWatch, Tunnel};
 use cairn_router::request::ConnectionView;
+use cairn_telemetry::ResponseFlags;
 use http::StatusCode;
 use std::sync::Arc;
 
@@ -34,6 +36,8 @@ impl Door<'_> {
         let counters = self.instance.counters();
         if self.instance.refuses_tunnels() {
             counters.tunnels_shed.add_one();
+            let why = (StatusCode::SERVICE_UNAVAILABLE, ResponseFlags::OVERLOAD_MANAGER);
+            self.told(&connect, why, "overload_manager_tunnels");
             connect.refuse(StatusCode::SERVICE_UNAVAILABLE, "the waypoint takes no new tunnels");
             return None;
         }
@@ -46,6 +50,8 @@ impl Door<'_> {
         let mesh = self.instance.mesh();
         let Some(resolved) = Resolved::find(self.instance, &mesh, &connect.target) else {
             counters.unknown_destinations.add_one();
+            let why = (StatusCode::NOT_FOUND, ResponseFlags::NO_ROUTE_FOUND);
+            self.told(&connect, why, "filter_chain_not_found");
             connect.refuse(StatusCode::NOT_FOUND, "no destination has this address or name");
             return None;
         };
@@ -53,6 +59,8 @@ impl Door<'_> {
             tracing::debug!(
                 mesh = self.instance.name(), target = %connect.target, %reason, "tunnel refused"
             );
+            let why = (StatusCode::SERVICE_UNAVAILABLE, ResponseFlags::NONE);
+            self.told(&connect, why, "unsupported_config");
             connect.refuse(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "the destination's configuration cannot be honoured",
@@ -64,6 +72,7 @@ impl Door<'_> {
             tracing::debug!(
                 mesh = self.instance.name(), peer = %connect.peer.id, target = %connect.target, details, "tunnel refused"
             );
+            self.told(&connect, (StatusCode::FORBIDDEN, ResponseFlags::NONE), &details);
             connect.refuse(StatusCode::FORBIDDEN, &details);
             return None;
         }
@@ -75,6 +84,13 @@ impl Door<'_> {
             serve(engine, link, stream).await;
             drop(open);
         })
+    }
+
+    /// Logs a CONNECT that is refused.
+    fn told(&self, connect: &Connect, (status, flags): (StatusCode, ResponseFlags), details: &str) {
+        let Connect { peer, target, .. } = connect;
+        Refused { instance: self.instance, peer, target, status, flags, details }
+            .write(&self.instance.mesh_guard());
     }
 
     fn link(

@@ -13,6 +13,7 @@ use crate::findings::{Bounded, Findings};
 use crate::lineup::{Lineup, MadeOf};
 use crate::matching::patterns::Patterns;
 use crate::model::Mesh;
+use crate::observe::{Known, TunnelLogs};
 use crate::registry::Registry;
 use crate::spec;
 use crate::workload::{Workload, WorkloadIndex};
@@ -25,6 +26,7 @@ pub struct Compiler {
     mesh: Arc<str>,
     registry: Registry,
     patterns: Patterns,
+    observed: Known,
     kept: Kept,
 }
 
@@ -40,6 +42,7 @@ struct Kept {
     cluster_names: u64,
     sets: Arc<SetPlaces>,
     workloads: Vec<(Arc<spec::Workload>, Arc<Workload>)>,
+    tunnels: Option<Arc<spec::TunnelLogs>>,
 }
 
 /// Paths of its errors begin below the destination, whose place in the list may change.
@@ -85,6 +88,7 @@ impl Compiler {
             mesh: mesh_name.into(),
             registry: Registry::default(),
             patterns: Patterns::default(),
+            observed: Known::default(),
             kept: Kept::default(),
         }
     }
@@ -119,13 +123,34 @@ impl Compiler {
     }
 
     fn build(&mut self, resources: &spec::Resources) -> (Kept, Findings) {
-        let spec::Resources { destinations, clusters, endpoints, workloads } = resources;
+        let spec::Resources { destinations, clusters, endpoints, workloads, tunnels } = resources;
         let mut kept = Kept::default();
         let mut findings = Findings::default();
         self.clusters(clusters, endpoints, &mut kept, &mut findings);
         self.destinations(destinations, &mut kept, &mut findings);
         self.workloads(workloads, &mut kept, &mut findings);
+        self.tunnels(tunnels.as_ref(), &mut kept, &mut findings);
         (kept, findings)
+    }
+
+    fn tunnels(
+        &mut self,
+        tunnels: Option<&Arc<spec::TunnelLogs>>,
+        kept: &mut Kept,
+        findings: &mut Findings,
+    ) {
+        kept.tunnels = tunnels.cloned();
+        if let (Some(tunnels), Some(before)) = (tunnels, &self.kept.tunnels)
+            && same(tunnels, before)
+        {
+            kept.snapshot.tunnels = self.kept.snapshot.tunnels.clone();
+            return;
+        }
+        let Some(tunnels) = tunnels else { return };
+        let mut at = Context::new();
+        kept.snapshot.tunnels = TunnelLogs::compile(tunnels, &mut at).map(Arc::new);
+        findings.warnings.add_all("tunnels", 0, &at.take_warnings());
+        findings.errors.add_all("tunnels", 0, &at.into_errors());
     }
 
     fn clusters(
@@ -221,7 +246,10 @@ impl Compiler {
                     let spec = Arc::clone(spec);
                     Arc::new(KeptDestination { spec, ..KeptDestination::clone(previous) })
                 }
-                _ => Arc::new(KeptDestination::build(spec, &self.mesh, &self.patterns)),
+                _ => {
+                    let at = Context::knowing(&self.patterns, &self.observed);
+                    Arc::new(KeptDestination::build(spec, &self.mesh, at))
+                }
             };
             if destination.missing.0 != kept.cluster_names {
                 let missing = missing_clusters(spec, &kept.snapshot.clusters);
@@ -360,8 +388,7 @@ impl MadeOf<spec::Cluster> for KeptCluster {
 }
 
 impl KeptDestination {
-    fn build(spec: &Arc<spec::Destination>, mesh: &Arc<str>, patterns: &Patterns) -> Self {
-        let mut at = Context::knowing(patterns);
+    fn build(spec: &Arc<spec::Destination>, mesh: &Arc<str>, mut at: Context) -> Self {
         let compiled = Destination::compile(spec, mesh, &mut at);
         let warnings = at.take_warnings();
         KeptDestination {

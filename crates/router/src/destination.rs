@@ -200,7 +200,8 @@ fn parts<T>(
 fn observed(from: Option<&Arc<spec::Observe>>, at: &mut Context) -> Option<Option<Arc<Observe>>> {
     match from {
         Some(from) => {
-            at.field("observe", |at| Observe::compile(from, at)).map(|made| Some(Arc::new(made)))
+            let known = at.observed().clone();
+            at.field("observe", |at| known.get(from, || Observe::compile(from, at))).map(Some)
         }
         None => Some(None),
     }

@@ -4,6 +4,7 @@
 //! compiled and collects every error, so that one look at the list is enough to repair a file.
 
 use crate::matching::patterns::Patterns;
+use crate::observe::Known;
 use std::fmt::{self, Write};
 
 /// So many errors are kept; further ones only count.
@@ -26,6 +27,7 @@ pub struct Context {
     warnings: Vec<CompileError>,
     dropped: usize,
     patterns: Patterns,
+    observed: Known,
 }
 
 impl fmt::Display for CompileError {
@@ -47,8 +49,12 @@ impl Context {
     }
 
     /// Starts at the top, with what is compiled already.
-    pub(crate) fn knowing(patterns: &Patterns) -> Self {
-        Context { patterns: patterns.clone(), ..Self::default() }
+    pub(crate) fn knowing(patterns: &Patterns, observed: &Known) -> Self {
+        Context { patterns: patterns.clone(), observed: observed.clone(), ..Self::default() }
+    }
+
+    pub(crate) fn observed(&self) -> &Known {
+        &self.observed
     }
 
     pub(crate) fn patterns(&self) -> &Patterns {

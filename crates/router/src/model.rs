@@ -3,6 +3,7 @@
 use crate::cluster::Cluster;
 use crate::destination::{Destination, TargetRef};
 use crate::destination_index::DestinationIndex;
+use crate::observe::TunnelLogs;
 use crate::workload::{Workload, WorkloadIndex};
 use ahash::AHashMap;
 use std::net::IpAddr;
@@ -17,6 +18,7 @@ pub struct Mesh {
     pub(crate) clusters: Arc<AHashMap<Arc<str>, Arc<Cluster>>>,
     pub(crate) workloads: Arc<WorkloadIndex>,
     pub(crate) warnings: Arc<[String]>,
+    pub(crate) tunnels: Option<Arc<TunnelLogs>>,
 }
 
 impl Mesh {
@@ -54,6 +56,11 @@ impl Mesh {
     /// All clusters, in no order.
     pub fn clusters(&self) -> impl ExactSizeIterator<Item = &Arc<Cluster>> {
         self.clusters.values()
+    }
+
+    /// What is logged of tunnels themselves; `None`: nothing.
+    pub fn tunnel_logs(&self) -> Option<&Arc<TunnelLogs>> {
+        self.tunnels.as_ref()
     }
 
     /// What works, but hardly as it was meant: one line each, beginning with the place.

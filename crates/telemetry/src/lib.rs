@@ -40,6 +40,7 @@
 
 pub mod access_log;
 mod event;
+pub mod export;
 mod exposition;
 mod flags;
 mod key;
@@ -47,6 +48,7 @@ mod labels;
 mod series;
 mod store;
 mod telemetry;
+pub mod trace;
 mod writer;
 
 pub use event::{

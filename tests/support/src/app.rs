@@ -3,9 +3,11 @@
 use crate::backend::Backend;
 use rustls::ServerConfig;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
 /// An application; clones share their counters.
@@ -17,6 +19,8 @@ pub enum App {
     Tls(Backend, Arc<ServerConfig>),
     /// Anything else.
     Tcp(TcpApp),
+    /// What listens there, in plaintext.
+    At(SocketAddr),
 }
 
 impl App {
@@ -33,6 +37,13 @@ impl App {
                 }
             }
             App::Tcp(app) => app.serve(io).await,
+            App::At(addr) => {
+                let mut io = io;
+                if let Ok(mut there) = TcpStream::connect(addr).await {
+                    let _either_end_is_gone =
+                        tokio::io::copy_bidirectional(&mut io, &mut there).await;
+                }
+            }
         }
     }
 }

@@ -11,6 +11,7 @@
 
 pub mod app;
 pub mod backend;
+pub mod collector;
 pub mod config;
 pub mod endpoint;
 pub mod h2c;

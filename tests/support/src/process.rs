@@ -6,11 +6,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, OnceLock};
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
+use tokio::sync::watch;
 
 /// A running `cairn`; it is killed when this is dropped.
 pub struct Cairn {
     child: tokio::process::Child,
     lines: Arc<Mutex<Vec<String>>>,
+    held: watch::Sender<bool>,
     pid: u32,
 }
 
@@ -101,10 +103,11 @@ impl Cairn {
             .spawn()
             .unwrap();
         let lines = Arc::default();
-        collect(child.stdout.take().unwrap(), &lines);
-        collect(child.stderr.take().unwrap(), &lines);
+        let (held, hold) = watch::channel(false);
+        collect(child.stdout.take().unwrap(), &lines, hold);
+        collect(child.stderr.take().unwrap(), &lines, watch::channel(false).1);
         let pid = child.id().unwrap();
-        Cairn { child, lines, pid }
+        Cairn { child, lines, held, pid }
     }
 
     /// `cairn proxy` with a configuration, one worker and ephemeral ports for its pages. Waits until
@@ -147,6 +150,11 @@ impl Cairn {
         self.listens(on).unwrap_or_else(|| panic!("no `{on}` in {:#?}", self.output()))
     }
 
+    /// From here on nobody reads its standard output (`true`), or somebody does again.
+    pub fn hold_stdout(&self, hold: bool) {
+        self.held.send_replace(hold);
+    }
+
     /// How many log lines contain this text.
     pub fn count(&self, text: &str) -> usize {
         self.lines.lock().unwrap().iter().filter(|line| line.contains(text)).count()
@@ -187,11 +195,18 @@ impl Cairn {
     }
 }
 
-fn collect(pipe: impl AsyncRead + Unpin + Send + 'static, lines: &Arc<Mutex<Vec<String>>>) {
+fn collect(
+    pipe: impl AsyncRead + Unpin + Send + 'static,
+    lines: &Arc<Mutex<Vec<String>>>,
+    mut held: watch::Receiver<bool>,
+) {
     let lines = lines.clone();
     tokio::spawn(async move {
         let mut reader = BufReader::new(pipe).lines();
-        while let Ok(Some(line)) = reader.next_line().await {
+        loop {
+            // An error: nobody can hold it any more.
+            let _goes_on = held.wait_for(|held| !held).await.map(drop);
+            let Ok(Some(line)) = reader.next_line().await else { return };
             lines.lock().unwrap().push(line);
         }
     });

@@ -30,6 +30,7 @@ mod smuggling;
 mod support;
 mod tcp;
 mod telemetry;
+mod tracing;
 mod tunnel;
 mod upstream;
 mod workers;

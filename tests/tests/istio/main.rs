@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod access_logs;
 mod certificates;
 mod discovery;
 mod drain;
@@ -16,6 +17,7 @@ mod ready;
 mod report;
 mod start;
 mod storm;
+mod traces;
 mod unsupported;
 mod warm;
 mod workloads;

@@ -27,7 +27,7 @@ use crate::signals::Signals;
 use arc_swap::ArcSwap;
 use cairn_identity::Identity;
 use cairn_identity::istiod::{Istiod, Roots};
-use cairn_proxy::{InstanceConfig, Limits, MeshInstance, Placement, Running, Workers};
+use cairn_proxy::{InstanceConfig, Limits, MeshInstance, NodeInfo, Placement, Running, Workers};
 use cairn_router::spec::Resources;
 use cairn_telemetry::Telemetry;
 use cairn_xds::ads::{AdsConfig, AdsStatus, WorkloadScope};
@@ -125,6 +125,7 @@ async fn serve(args: Args, logging: Logging) -> Result<ExitCode, Failure> {
         }
     }
     serving.control.shutdown().await;
+    parts.telemetry.access_logs().flush_soon().await;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -301,7 +302,15 @@ fn instance(pod: &Pod, parts: &Parts, identity: &Identity) -> Arc<MeshInstance> 
         listen: pod.settings.ports.at(everywhere, ports::HBONE),
         limits: Limits::default(),
     };
-    MeshInstance::new(config, identity.clone(), Arc::clone(&parts.telemetry))
+    let instance = MeshInstance::new(config, identity.clone(), Arc::clone(&parts.telemetry));
+    let zone = pod.node.locality.as_ref().map(|[_, zone, _]| zone.clone());
+    instance.set_node(NodeInfo {
+        id: pod.node.id.clone(),
+        cluster: pod.node.cluster.clone(),
+        zone: zone.unwrap_or_default(),
+        address: pod.node.addresses.first().copied(),
+    });
+    instance
 }
 
 fn feeder(pod: &Pod) -> Feeder {

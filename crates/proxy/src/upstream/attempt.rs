@@ -39,6 +39,17 @@ pub(crate) enum Failure {
     Overflow,
 }
 
+impl Failure {
+    /// What went wrong below HTTP.
+    pub(crate) fn transport_reason(&self) -> Option<&str> {
+        match self {
+            Failure::Connect(reason) => Some(reason),
+            Failure::ConnectTimeout => Some("connect timeout"),
+            _ => None,
+        }
+    }
+}
+
 /// One try.
 pub(crate) struct Attempt {
     pub(crate) inbound: Arc<Inbound>,

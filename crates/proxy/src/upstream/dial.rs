@@ -3,6 +3,7 @@
 use super::attempt::{Attempt, Failure};
 use super::pool::EndpointPool;
 use super::tls::ClusterTls;
+use crate::access_log;
 use crate::io::{ByteReader, ByteWriter, Duplex, from_socket, from_tunnel};
 use cairn_hbone::{ConnectHeaders, Counted, TunnelStream};
 use std::io;
@@ -85,7 +86,11 @@ async fn open(
         .connect(tunnel.address, expected, &tunnel.authority, headers)
         .await
         .map(Dialled::Tunnel)
-        .map_err(|error| Failure::Connect(format!("tunnel to {}: {error}", tunnel.address)))
+        .map_err(|error| {
+            let reason = format!("tunnel to {}: {error}", tunnel.address);
+            access_log::no_tunnel(link, &attempt.inbound.resolved.mesh, tunnel.address, &reason);
+            Failure::Connect(reason)
+        })
 }
 
 fn tls_failed(error: io::Error) -> Failure {

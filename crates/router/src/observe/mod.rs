@@ -2,14 +2,16 @@
 
 mod access_log;
 mod metrics;
-mod tracing;
+pub mod tracing;
 
-pub use access_log::AccessLog;
+pub use access_log::{AccessLog, Entry, Field, OtelLog, Stream, TunnelLogs};
 pub use metrics::Metrics;
 pub use tracing::Tracing;
 
 use crate::error::Context;
 use crate::spec;
+use parking_lot::Mutex;
+use std::sync::{Arc, Weak};
 
 /// What one chain tells.
 #[derive(Debug)]
@@ -35,5 +37,32 @@ impl Observe {
             None => None,
         };
         Some(Observe { access_logs: access_logs?, tracing, metrics })
+    }
+}
+
+/// What was compiled so far, by the value that it was compiled from: a thousand chains that tell the same
+/// share one. Clones are the same cache.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Known(Arc<Mutex<Vec<Pair>>>);
+
+type Pair = (Weak<spec::Observe>, Weak<Observe>);
+
+impl Known {
+    /// What the very same value was compiled to, else what `compile` makes of it.
+    pub(crate) fn get(
+        &self,
+        from: &Arc<spec::Observe>,
+        compile: impl FnOnce() -> Option<Observe>,
+    ) -> Option<Arc<Observe>> {
+        let mut pairs = self.0.lock();
+        pairs.retain(|(from, made)| from.strong_count() > 0 && made.strong_count() > 0);
+        let known = pairs.iter().find(|(known, _)| std::ptr::eq(known.as_ptr(), Arc::as_ptr(from)));
+        if let Some(made) = known.and_then(|(_, made)| made.upgrade()) {
+            return Some(made);
+        }
+        drop(pairs);
+        let made = Arc::new(compile()?);
+        self.0.lock().push((Arc::downgrade(from), Arc::downgrade(&made)));
+        Some(made)
     }
 }

@@ -21,7 +21,11 @@ pub use destination::{
     ServerMode, TcpChain, WeightedTcp,
 };
 pub use matching::{CidrRange, HeaderMatch, QueryMatch, StringMatch, ValueMatch};
-pub use observe::{AccessLog, Metrics, Observe, Tracing};
+pub use observe::{
+    AccessLog, Comparison, ComparisonOp, CustomTag, GrpcCollector, HttpCollector, Line, LogFilter,
+    LogFormat, LogSink, LogTarget, LogValue, Metrics, Named, Observe, OpenTelemetry, OtelLog,
+    OtlpCollector, TagValue, TraceProvider, Tracing, TunnelLogs, Zipkin,
+};
 pub use rbac::{Action, Permission, Policy, Principal, Rbac};
 pub use route::{
     Cors, DirectResponse, Fault, FaultAbort, FaultDelay, Forward, HashPolicy, HeaderAppend,
@@ -47,6 +51,9 @@ pub struct Resources {
     pub endpoints: Vec<Arc<EndpointSet>>,
     /// Who is at which address: source labels of telemetry.
     pub workloads: Vec<Arc<Workload>>,
+    /// What is logged of tunnels themselves.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tunnels: Option<Arc<TunnelLogs>>,
 }
 
 /// Values in the same `Arc` are not looked into: thousands of them stay what they are at each change.
@@ -56,11 +63,12 @@ impl PartialEq for Resources {
             let same = |(one, other): (&Arc<T>, &Arc<T>)| Arc::ptr_eq(one, other) || one == other;
             one.len() == other.len() && one.iter().zip(other).all(same)
         }
-        let Resources { destinations, clusters, endpoints, workloads } = other;
+        let Resources { destinations, clusters, endpoints, workloads, tunnels } = other;
         same(&self.destinations, destinations)
             && same(&self.clusters, clusters)
             && same(&self.endpoints, endpoints)
             && same(&self.workloads, workloads)
+            && self.tunnels == *tunnels
     }
 }
 

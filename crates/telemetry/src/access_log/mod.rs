@@ -16,6 +16,9 @@ use crate::writer::Writer;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// As long as the last lines may take.
+const LAST: Duration = Duration::from_secs(1);
+
 /// The ways out of one process.
 #[derive(Debug)]
 pub struct AccessLogs {
@@ -48,6 +51,12 @@ impl AccessLogs {
     /// Records for collectors of OpenTelemetry.
     pub fn otel(&self) -> &Arc<OtelLogs> {
         &self.otel
+    }
+
+    /// Waits until all lines are written, at most two seconds, at the end of a process.
+    pub async fn flush_soon(self: &Arc<Self>) {
+        let logs = Arc::clone(self);
+        let _panics_are_told = tokio::task::spawn_blocking(move || logs.flush(LAST)).await;
     }
 
     /// Waits until all lines are written, at most for `patience`. Blocks the thread.

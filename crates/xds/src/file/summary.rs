@@ -39,7 +39,7 @@ fn write_summary(out: &mut String, config: &Config) -> fmt::Result {
 
 fn write_mesh(out: &mut String, mesh: &MeshConfig, warnings: &mut Vec<String>) -> fmt::Result {
     let MeshConfig { name, listen, identity, trust_domains, limits: _, resources } = mesh;
-    let Resources { destinations, clusters, endpoints, workloads } = resources;
+    let Resources { destinations, clusters, endpoints, workloads, tunnels: _ } = resources;
     writeln!(out, "mesh `{name}` on {listen}")?;
     match identity {
         IdentityConfig::Files(files) => writeln!(out, "  identity: {}", files.cert.display())?,

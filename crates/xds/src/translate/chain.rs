@@ -13,7 +13,7 @@ use pb::envoy::extensions::filters::network::tcp_proxy::v3 as tcp;
 use pb::google::protobuf::Any;
 
 /// Name of the message.
-const TCP_PROXY: &str = "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy";
+pub(super) const TCP_PROXY: &str = "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy";
 
 /// A translated chain.
 #[derive(Debug, Clone, PartialEq)]

@@ -6,12 +6,13 @@
 use super::chain::{self, Body, Chain, broken_tcp};
 use super::http;
 use super::matcher::{self, Entry, Leads, Plan};
+use super::observe;
 use super::shallow::{Digest, parts, split};
-use super::unsupported::{Notes, Unsupported};
+use super::unsupported::{Notes, Subject, Unsupported};
 use super::wire::{Undecodable, decode, type_name};
 use cairn_proto::envoy as pb;
 use cairn_proto::stats::PluginConfig;
-use cairn_router::spec::{ConnectionPolicy, Destination, HttpChain, TcpChain};
+use cairn_router::spec::{AccessLog, ConnectionPolicy, Destination, HttpChain, TcpChain};
 use pb::envoy::config::listener::v3::listener_filter::ConfigType as ListenerFilterConfig;
 use pb::envoy::config::listener::v3::{Listener, ListenerFilter};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -40,6 +41,9 @@ pub(super) struct Destinations {
     by_name: HashMap<String, Digest>,
     made: BTreeMap<String, Made>,
     notes: Notes,
+    observed: observe::Shared,
+    /// The listener's own access logs.
+    logs: Vec<AccessLog>,
 }
 
 /// How many chains were read, and how many were known.
@@ -84,7 +88,11 @@ impl Destinations {
         };
         let rest = Digest::of(&split.rest);
         if self.rest != Some(rest) {
-            let (plan, notes) = plan(&split.rest).map_err(|error| vec![error.to_string()])?;
+            let (plan, mut notes) = plan(&split.rest).map_err(|error| vec![error.to_string()])?;
+            let mut subject = Subject::new("listener", "main_internal");
+            self.logs = observe::access_log::of_listener(&split.rest, &mut subject)
+                .map_err(|error| vec![error.to_string()])?;
+            notes.degraded.extend(subject.notes.degraded);
             (self.plan, self.notes) = (Arc::new(plan), notes);
             self.rest = Some(rest);
         }
@@ -102,7 +110,13 @@ impl Destinations {
                 None => {
                     count.parsed += 1;
                     match chain::chain(bytes) {
-                        Ok(chain) => (digest, KeptChain::of(chain)),
+                        Ok(mut chain) => {
+                            self.observed.share(match &mut chain.body {
+                                Body::Http(chain) => &mut chain.observe,
+                                Body::Tcp(chain) => &mut chain.observe,
+                            });
+                            (digest, KeptChain::of(chain))
+                        }
                         Err(error) => {
                             let name = name(bytes).unwrap_or_else(|| format!("#{number}"));
                             undecodable.push(format!("filter chain `{name}`: {error}"));
@@ -121,6 +135,11 @@ impl Destinations {
         }
         self.by_name = names;
         if undecodable.is_empty() { Ok(()) } else { Err(undecodable) }
+    }
+
+    /// The listener's own access logs: of tunnels for which it has no chain.
+    pub(super) fn logs(&self) -> &[AccessLog] {
+        &self.logs
     }
 
     /// The listener is gone.

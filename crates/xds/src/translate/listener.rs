@@ -6,12 +6,13 @@
 use super::facts::Terminate;
 use super::filters;
 use super::http;
+use super::observe;
 use super::rbac::Place;
 use super::tls;
 use super::unsupported::{Notes, Subject};
 use super::wire::{Undecodable, decode, duration, is_true, open, type_name};
 use cairn_proto::envoy as pb;
-use cairn_router::spec::{ConnectionPolicy, HttpFilter};
+use cairn_router::spec::{AccessLog, ConnectionPolicy, HttpFilter};
 use pb::envoy::config::core::v3::address::Address as Kind;
 use pb::envoy::config::core::v3::socket_address::PortSpecifier;
 use pb::envoy::config::core::v3::transport_socket::ConfigType;
@@ -25,6 +26,7 @@ use pb::envoy::config::route::v3::route_match::PathSpecifier;
 use pb::envoy::config::route::v3::{Route, RouteConfiguration};
 use pb::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
 use pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::RouteSpecifier;
+use pb::envoy::extensions::filters::network::tcp_proxy::v3::TcpProxy;
 use pb::envoy::extensions::transport_sockets::tls::v3 as sockets;
 use pb::envoy::extensions::transport_sockets::tls::v3::common_tls_context::ValidationContextType;
 use pb::envoy::extensions::transport_sockets::tls::v3::subject_alt_name_matcher::SanType;
@@ -41,6 +43,8 @@ pub(super) struct Translated {
     pub policy: ConnectionPolicy,
     pub notes: Notes,
     pub baggage: bool,
+    /// Of CONNECTs that are refused.
+    pub logs: Vec<AccessLog>,
 }
 
 /// Reads the listener.
@@ -65,12 +69,13 @@ pub(super) fn terminate(bytes: &[u8]) -> Result<Translated, Undecodable> {
         listener.default_filter_chain.is_some() || listener.filter_chain_matcher.is_some(),
         "a choice of chains in front of tunnels",
     );
-    subject.degrade_if(!listener.access_log.is_empty(), "the access log");
+    // The listener's own access log is of connections that no chain takes: there are none.
     let mut translated = Translated {
         terminate: Terminate { addresses, ..Terminate::default() },
         policy: ConnectionPolicy::default(),
         notes: Notes::default(),
         baggage: false,
+        logs: Vec::new(),
     };
     match listener.filter_chains.as_slice() {
         [only] => chain(only, &mut translated, &mut subject)?,
@@ -79,6 +84,22 @@ pub(super) fn terminate(bytes: &[u8]) -> Result<Translated, Undecodable> {
     translated.notes = subject.notes;
     translated.terminate.broken = translated.notes.broken.clone();
     Ok(translated)
+}
+
+/// The access logs of a listener that begins tunnels: of what is sent through it.
+pub(super) fn originate(bytes: &[u8], name: &str) -> Result<(Vec<AccessLog>, Notes), Undecodable> {
+    let listener = decode::<Listener>("envoy.config.listener.v3.Listener", bytes)?.message;
+    let mut subject = Subject::new("listener", name);
+    let mut logs = Vec::new();
+    for filter in listener.filter_chains.iter().flat_map(|chain| &chain.filters) {
+        if let Some(filter::ConfigType::TypedConfig(config)) = &filter.config_type
+            && type_name(config) == super::chain::TCP_PROXY
+        {
+            let proxied = open::<TcpProxy>(config)?.message;
+            logs.extend(observe::access_log::all(&proxied.access_log, &mut subject)?);
+        }
+    }
+    Ok((logs, subject.notes))
 }
 
 fn socket_address(address: &Address) -> Option<SocketAddr> {
@@ -223,7 +244,7 @@ fn tunnels(
         _ => false,
     };
     subject.refuse_if(!routed, "a route of CONNECT to anywhere else than `main_internal`");
-    subject.degrade_if(!from.access_log.is_empty(), "the access log");
+    translated.logs = observe::access_log::all(&from.access_log, subject)?;
     subject.degrade_if(
         from.tracing.as_ref().is_some_and(|tracing| tracing.provider.is_some()),
         "tracing of tunnels",

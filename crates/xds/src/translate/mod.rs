@@ -42,7 +42,7 @@ pub use unsupported::{MAX_FINDINGS, Unsupported};
 use crate::feed::{Consumer, Kind, Rejected, Resource, Update, Wanted};
 use cairn_proto::envoy as pb;
 use cairn_proto::stats::PluginConfig;
-use cairn_router::spec::{EndpointTransport, Resources};
+use cairn_router::spec::{AccessLog, EndpointTransport, Resources, TunnelLogs};
 use cluster::Role;
 use destinations::{Count, Destinations, Gate, Owners};
 use endpoint::{Assignment, Built, World};
@@ -141,6 +141,9 @@ pub struct Translator {
     terminate: Option<(Digest, listener::Translated)>,
     gate: Arc<Gate>,
     main: Option<Digest>,
+    /// Access logs of listeners that begin tunnels.
+    originated: BTreeMap<String, (Vec<AccessLog>, unsupported::Notes)>,
+    tunnels: Option<Arc<TunnelLogs>>,
     destinations: Destinations,
     /// Names of listeners that nothing is done with.
     other_listeners: BTreeSet<String>,
@@ -182,6 +185,8 @@ impl Translator {
             terminate: None,
             gate: Arc::new(closed()),
             main: None,
+            originated: BTreeMap::new(),
+            tunnels: None,
             destinations: Destinations::default(),
             other_listeners: BTreeSet::new(),
             clusters: BTreeMap::new(),
@@ -252,6 +257,7 @@ impl Translator {
             clusters: clusters.collect(),
             endpoints: self.sets.values().map(|made| Arc::clone(&made.set)).collect(),
             workloads: self.workloads.specs().cloned().collect(),
+            tunnels: self.tunnels.clone(),
         }
     }
 
@@ -306,8 +312,9 @@ impl Translator {
         let assignments = self.assignments.values().map(|(_, kept)| &kept.notes.degraded);
         let sets = self.sets.values().map(|made| &made.notes.degraded);
         let terminate = self.terminate.iter().map(|(_, kept)| &kept.notes.degraded);
+        let originated = self.originated.values().map(|(_, notes)| &notes.degraded);
         let all = self.destinations.degraded().chain(clusters).chain(assignments);
-        gather(all.chain(sets).chain(terminate))
+        gather(all.chain(sets).chain(terminate).chain(originated))
     }
 
     /// How much was read and how much was known.
@@ -382,14 +389,12 @@ impl Translator {
                 }
                 touched.destinations = true;
             }
-            name if ORIGINATE.contains(&name) => {
-                let kind = "envoy.config.listener.v3.Listener";
-                if let Err(error) =
-                    decode::<pb::envoy::config::listener::v3::Listener>(kind, &resource.body)
-                {
-                    touched.rejected.push(format!("`{name}`: {error}"));
+            name if ORIGINATE.contains(&name) => match listener::originate(&resource.body, name) {
+                Ok(logs) => {
+                    self.originated.insert(name.to_owned(), logs);
                 }
-            }
+                Err(error) => touched.rejected.push(format!("`{name}`: {error}")),
+            },
             name => {
                 touched.changed |= self.other_listeners.insert(name.to_owned());
             }
@@ -505,6 +510,7 @@ impl Translator {
                     touched.destinations = true;
                 }
                 name => {
+                    touched.changed |= self.originated.remove(name).is_some();
                     touched.changed |= self.other_listeners.remove(name);
                 }
             },
@@ -534,8 +540,32 @@ impl Translator {
         }
     }
 
+    /// What is logged of tunnels themselves; the same value as before if it is equal.
+    fn tunnel_logs(&mut self) -> bool {
+        let terminate = self.terminate.as_ref();
+        let mut originated: Vec<AccessLog> = Vec::new();
+        for log in self.originated.values().flat_map(|(logs, _)| logs) {
+            // Inner and outer tunnels log alike, and ours fails once.
+            if !originated.contains(log) {
+                originated.push(log.clone());
+            }
+        }
+        let logs = TunnelLogs {
+            connects: terminate.map(|(_, kept)| kept.logs.clone()).unwrap_or_default(),
+            unmatched: self.destinations.logs().to_vec(),
+            originated,
+        };
+        let logs = (!logs.is_empty()).then_some(logs);
+        if self.tunnels.as_deref() == logs.as_ref() {
+            return false;
+        }
+        self.tunnels = logs.map(Arc::new);
+        true
+    }
+
     /// Makes what hangs on what was touched.
     fn settle(&mut self, touched: &mut Touched) {
+        touched.changed |= self.tunnel_logs();
         self.endpoints(touched);
         let direct = !touched.addresses.is_empty() && self.destinations.direct().next().is_some();
         if touched.destinations || direct {

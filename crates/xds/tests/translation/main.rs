@@ -8,5 +8,6 @@ mod matchers;
 mod mutations;
 mod policies;
 mod routes;
+mod tracing;
 mod tunnels;
 mod world;

@@ -4,11 +4,18 @@ mod access_log;
 mod metrics;
 mod tracing;
 
-pub use access_log::AccessLog;
+pub use access_log::{
+    AccessLog, Comparison, ComparisonOp, Line, LogFilter, LogFormat, LogSink, LogTarget, LogValue,
+    OtelLog, TunnelLogs,
+};
 pub use metrics::Metrics;
-pub use tracing::Tracing;
+pub use tracing::{
+    CustomTag, GrpcCollector, HttpCollector, Named, OpenTelemetry, OtlpCollector, TagValue,
+    TraceProvider, Tracing, Zipkin,
+};
 
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 /// What one chain tells. Chains that tell the same share one value.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -19,7 +26,7 @@ pub struct Observe {
     pub access_logs: Vec<AccessLog>,
     /// Spans that are sent; absent: none.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub tracing: Option<Tracing>,
+    pub tracing: Option<Arc<Tracing>>,
     /// What differs from Istio's standard metrics.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub metrics: Option<Metrics>,

@@ -1,6 +1,6 @@
 //! What chains tell of requests and connections. Envoy: `access_log`, `tracing`; Istio: the filter `istio.stats`.
 
-mod access_log;
+pub(super) mod access_log;
 mod metrics;
 mod tracing;
 
@@ -11,18 +11,26 @@ use cairn_proto::stats::PluginConfig;
 use cairn_router::spec::Observe;
 use pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
 use pb::envoy::extensions::filters::network::tcp_proxy::v3::TcpProxy;
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::{Arc, Weak};
 
-/// What an HTTP chain tells.
+/// What an HTTP chain tells; `tracing`: the bytes of how its requests are traced.
 pub(super) fn http(
     from: &HttpConnectionManager,
+    tracing: Option<&[u8]>,
     stats: Option<&PluginConfig>,
     subject: &mut Subject<'_>,
 ) -> Result<Option<Arc<Observe>>, Undecodable> {
     let observe = Observe {
         access_logs: access_log::all(&from.access_log, subject)?,
-        tracing: match &from.tracing {
-            Some(tracing) => tracing::tracing(tracing, subject)?,
+        tracing: match tracing {
+            Some(bytes) => {
+                let extension = from.request_id_extension.as_ref();
+                let config = extension.and_then(|extension| extension.typed_config.as_ref());
+                tracing::tracing(bytes, tracing::request_id(config, subject)?, subject)?
+                    .map(Arc::new)
+            }
             None => None,
         },
         metrics: stats.and_then(|stats| metrics::metrics(stats, subject)),
@@ -42,4 +50,26 @@ pub(super) fn tcp(
         metrics: stats.and_then(|stats| metrics::metrics(stats, subject)),
     };
     Ok((!observe.is_empty()).then(|| Arc::new(observe)))
+}
+
+/// Equal values as one: chains of a thousand services tell the same.
+#[derive(Debug, Default)]
+pub(super) struct Shared(HashMap<u64, Vec<Weak<Observe>>>);
+
+impl Shared {
+    /// The value that is known already, if an equal one is in use.
+    pub(super) fn share(&mut self, observe: &mut Option<Arc<Observe>>) {
+        let Some(made) = observe else { return };
+        self.0.retain(|_, alike| {
+            alike.retain(|known| known.strong_count() > 0);
+            !alike.is_empty()
+        });
+        let mut hash = DefaultHasher::new();
+        format!("{made:?}").hash(&mut hash);
+        let alike = self.0.entry(hash.finish()).or_default();
+        match alike.iter().filter_map(Weak::upgrade).find(|known| known == made) {
+            Some(known) => *made = known,
+            None => alike.push(Arc::downgrade(made)),
+        }
+    }
 }
