@@ -18,6 +18,7 @@ pub mod hbone_backend;
 pub mod hbone_client;
 pub mod http1;
 pub mod istiod;
+pub mod member;
 pub mod metrics;
 pub mod pki;
 pub mod pod;
