@@ -24,6 +24,7 @@ pub mod pki;
 pub mod pod;
 pub mod process;
 pub mod raw_h2;
+pub mod scaler;
 pub mod stage;
 pub mod stream;
 pub mod wait;

@@ -1,7 +1,8 @@
 //! Members that misbehave count as busy, never as gone.
 
-use crate::support::{Scaler, members};
+use crate::support::{members, scaler};
 use cairn_test_support::member::{Manner, Member, Work};
+use cairn_test_support::scaler::Scaler;
 use cairn_test_support::wait::{drive, eventually_async};
 use serde_json::Value;
 
@@ -16,7 +17,7 @@ fn row<'a>(decision: &'a Value, address: &str) -> &'a Value {
 fn whatever_a_member_does_it_counts_as_busy() {
     drive(async {
         let mut members = members(6, 50.0).await;
-        let scaler = Scaler::start(&members, &[]).await;
+        let scaler = scaler(&members, &[]).await;
         let near = |wanted: f64| {
             move |decision: &Value| {
                 (decision["demand"]["units"].as_f64().unwrap_or(-1.0) - wanted).abs() < 0.1
@@ -86,7 +87,7 @@ fn nobody_goes_while_many_are_silent() {
     drive(async {
         let members = members(4, 2.0).await;
         members[0].behaves(Manner::Hang);
-        let scaler = Scaler::start(&members, &["--policy", "min=1"]).await;
+        let scaler = scaler(&members, &["--policy", "min=1"]).await;
         let decision = scaler.until("it holds", |decision| decision["mode"] == "hold").await;
         assert_eq!(decision["desired"], 4);
         assert!(decision["reason"].as_str().unwrap().contains("too few members answer"));
@@ -103,7 +104,7 @@ fn nobody_goes_while_many_are_silent() {
 fn connections_are_kept_and_polls_are_bounded() {
     drive(async {
         let members = members(2, 1.0).await;
-        let scaler = Scaler::start(&members, &[]).await;
+        let scaler = scaler(&members, &[]).await;
         scaler.decisions(6).await;
         for member in &members {
             assert!(member.polls() >= 6, "{}", member.polls());
@@ -117,7 +118,7 @@ fn a_name_is_resolved_to_members() {
     drive(async {
         let member = Member::start("a", Work { in_flight: 40.0, ..Work::default() }).await;
         let name = format!("--dns=localhost:{}", member.address().port());
-        let scaler = Scaler::start_with(&[&name]).await;
+        let scaler = Scaler::start(&[&name]).await;
         scaler
             .until("the member answers", |decision| {
                 decision["members"].as_array().is_some_and(|rows| {
@@ -127,7 +128,7 @@ fn a_name_is_resolved_to_members() {
                 })
             })
             .await;
-        let lost = Scaler::start_with(&["--dns=no-such-name.invalid:15020"]).await;
+        let lost = Scaler::start(&["--dns=no-such-name.invalid:15020"]).await;
         let mut reason = String::new();
         eventually_async("the reason why there is no decision", async || {
             reason = lost.page("/healthz/ready", &[]).await.text();
