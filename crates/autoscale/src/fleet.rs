@@ -232,7 +232,7 @@ impl Fleet {
                 None => demand.units += mean * mean_size,
             }
         }
-        demand.capped_units = beyond.values().sum::<f64>().min(demand.units);
+        demand.capped_units = beyond.values().fold(0.0, |sum, units| sum + units).min(demand.units);
         demand.units -= demand.capped_units;
         demand
     }

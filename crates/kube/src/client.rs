@@ -81,6 +81,11 @@ impl Client {
         &self.namespace
     }
 
+    #[cfg(test)]
+    pub(crate) fn of(inner: kube::Client, namespace: &str) -> Self {
+        Client { inner, namespace: namespace.to_owned() }
+    }
+
     pub(crate) fn api<K>(&self, namespace: &str) -> Api<K>
     where
         K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>,

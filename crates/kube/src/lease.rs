@@ -234,3 +234,6 @@ impl Candidate {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,7 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub use envoy_types::pb as envoy;
-pub use {prost, prost_types, tonic};
+pub use {prost, prost_types, tonic, tonic_prost};
 
 /// `istio.v1.auth`: istiod signs certificates.
 #[allow(missing_docs, clippy::all, clippy::pedantic)]

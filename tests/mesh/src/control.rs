@@ -1,7 +1,7 @@
 //! The control plane: etcd, kube-apiserver with Istio's CRDs, and istiod.
 
+use crate::api::{ApiServer, part};
 use crate::grpc::Caller;
-use crate::keys::Keys;
 use crate::kube::Kube;
 use crate::namespace::ISTIOD;
 use crate::objects;
@@ -19,9 +19,6 @@ use tokio::process::Command;
 /// How long anything may take before it counts as hanging; far above what a loaded machine needs.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
-const ETCD: &str = "http://127.0.0.1:2379";
-const ETCD_PEERS: &str = "http://127.0.0.1:2380";
-const API: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 6443);
 const ISTIOD_SECURE: SocketAddr = SocketAddr::new(IpAddr::V4(ISTIOD), 15012);
 const ISTIOD_DEBUG: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
 const ISTIOD_METRICS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 15014);
@@ -44,9 +41,7 @@ pub struct ControlPlane {
     program: Program,
     dir: PathBuf,
     logs: PathBuf,
-    kubeconfig: PathBuf,
-    etcd: Part,
-    api_server: Part,
+    api: ApiServer,
     istiod: Part,
 }
 
@@ -56,27 +51,16 @@ impl ControlPlane {
     /// # Panics
     /// When a part does not start.
     pub async fn start(program: &Program, dir: &Path, logs: &Path) -> Self {
-        let keys = Keys::generate(dir);
-        let kubeconfig = keys.kubeconfig(&format!("https://{API}"));
-        let kube = Kube::new(API, keys.admin.clone());
-        let mut etcd = Part::start("etcd", etcd(program, dir), logs);
-        let mut api_server = Part::start("kube-apiserver", api_server(program, dir, &keys), logs);
-        eventually("kube-apiserver is ready", async || {
-            etcd.must_run();
-            api_server.must_run();
-            kube.call("GET", "/readyz", "", b"").await.0 == 200
-        })
-        .await;
+        let api = ApiServer::start(program, dir, logs).await;
+        let kube = api.kube.clone();
         install(&kube, program).await;
-        let istiod = Part::start("istiod", istiod(program, dir, &kubeconfig), logs);
+        let istiod = Part::start("istiod", istiod(program, dir, &api.kubeconfig), logs);
         let mut plane = ControlPlane {
             kube,
             program: program.clone(),
             dir: dir.to_owned(),
             logs: logs.to_owned(),
-            kubeconfig,
-            etcd,
-            api_server,
+            api,
             istiod,
         };
         plane.istiod_ready().await;
@@ -102,7 +86,7 @@ impl ControlPlane {
     /// # Panics
     /// When it does not start.
     pub async fn start_istiod(&mut self) {
-        let command = istiod(&self.program, &self.dir, &self.kubeconfig);
+        let command = istiod(&self.program, &self.dir, &self.api.kubeconfig);
         self.istiod = Part::start("istiod", command, &self.logs);
         self.istiod_ready().await;
     }
@@ -110,9 +94,8 @@ impl ControlPlane {
     /// # Panics
     /// When a part has ended.
     pub fn must_run(&mut self) {
-        for part in [&mut self.etcd, &mut self.api_server, &mut self.istiod] {
-            part.must_run();
-        }
+        self.api.must_run();
+        self.istiod.must_run();
     }
 
     /// A page of istiod for operators, such as `/debug/syncz`.
@@ -166,7 +149,7 @@ impl ControlPlane {
     /// When it cannot be started.
     pub async fn istioctl(&self, args: &[&str]) -> (bool, String, String) {
         let mut command = Command::new(self.program.binary());
-        command.arg("istioctl").args(args).env("KUBECONFIG", &self.kubeconfig);
+        command.arg("istioctl").args(args).env("KUBECONFIG", &self.api.kubeconfig);
         let output = command.env("HOME", &self.dir).output().await.unwrap();
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         (output.status.success(), text(&output.stdout), text(&output.stderr))
@@ -194,46 +177,6 @@ async fn install(kube: &Kube, program: &Program) {
         true
     })
     .await;
-}
-
-fn part(program: &Program, role: &str, dir: &Path) -> Command {
-    let mut command = Command::new(program.binary());
-    command.arg(role).current_dir(dir).env_clear().env("HOME", dir).env("TMPDIR", dir);
-    command
-}
-
-fn etcd(program: &Program, dir: &Path) -> Command {
-    let mut command = part(program, "etcd", dir);
-    command.arg("--data-dir").arg(dir.join("etcd")).args([
-        &format!("--listen-client-urls={ETCD}"),
-        &format!("--advertise-client-urls={ETCD}"),
-        &format!("--listen-peer-urls={ETCD_PEERS}"),
-        &format!("--initial-advertise-peer-urls={ETCD_PEERS}"),
-        &format!("--initial-cluster=default={ETCD_PEERS}"),
-        "--unsafe-no-fsync",
-    ]);
-    command
-}
-
-fn api_server(program: &Program, dir: &Path, keys: &Keys) -> Command {
-    let mut command = part(program, "kube-apiserver", dir);
-    command.args([
-        &format!("--etcd-servers={ETCD}"),
-        "--bind-address=127.0.0.1",
-        "--advertise-address=127.0.0.1",
-        &format!("--secure-port={}", API.port()),
-        &format!("--tls-cert-file={}", keys.path("server")),
-        &format!("--tls-private-key-file={}", keys.path("server-key")),
-        &format!("--client-ca-file={}", keys.path("ca")),
-        &format!("--service-account-key-file={}", keys.path("tokens-public")),
-        &format!("--service-account-signing-key-file={}", keys.path("tokens-key")),
-        "--service-account-issuer=https://kubernetes.default.svc",
-        "--service-cluster-ip-range=10.96.0.0/16",
-        "--authorization-mode=RBAC",
-        "--disable-admission-plugins=ServiceAccount",
-        "--endpoint-reconciler-type=none",
-    ]);
-    command
 }
 
 fn istiod(program: &Program, dir: &Path, kubeconfig: &Path) -> Command {

@@ -9,6 +9,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)] // a failed helper is a failed test
 
 pub mod ads;
+pub mod api;
 pub mod control;
 pub mod grpc;
 pub mod hbone;

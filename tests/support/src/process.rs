@@ -177,6 +177,14 @@ impl Cairn {
         assert!(status.success());
     }
 
+    /// SIGKILL, and waits until it is gone.
+    ///
+    /// # Panics
+    /// When it cannot be killed.
+    pub async fn kill(&mut self) {
+        self.child.kill().await.unwrap();
+    }
+
     /// It has not exited.
     pub fn is_running(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()

@@ -45,10 +45,10 @@ pub struct ScalerArgs {
     #[command(subcommand)]
     pub command: Option<ScalerCommand>,
     /// Members: the endpoints of this Service
-    #[arg(long, value_name = "NAMESPACE/NAME", env = "CAIRN_SCALER_SERVICE", group = "members")]
+    #[arg(long, value_name = "NAMESPACE/NAME", env = "CAIRN_SCALER_SERVICE", group = "source")]
     pub service: Option<String>,
     /// Members: all addresses of this name, looked up again and again
-    #[arg(long, value_name = "HOST:PORT", env = "CAIRN_SCALER_DNS", group = "members")]
+    #[arg(long, value_name = "HOST:PORT", env = "CAIRN_SCALER_DNS", group = "source")]
     pub dns: Option<String>,
     /// Members: this one; may be repeated
     #[arg(
@@ -56,7 +56,7 @@ pub struct ScalerArgs {
         value_name = "HOST:PORT",
         env = "CAIRN_SCALER_MEMBERS",
         value_delimiter = ',',
-        group = "members"
+        group = "source"
     )]
     pub members: Vec<String>,
     /// Port of the members' /load, with --service

@@ -92,7 +92,7 @@ impl Report<'_> {
                 "not_polled": snapshot.not_polled,
             },
             "members_problem": snapshot.problem,
-            "members": snapshot.members,
+            "members": snapshot.members_now(),
         });
         if let Value::Object(more) = more {
             fields.extend(more);
@@ -186,7 +186,7 @@ fn table(out: &mut String, snapshot: &Snapshot) -> std::fmt::Result {
         "\n{:width$}  {:9}  {:>7}  {:>8}  {:>9}  {:>11}  notes",
         "member", "state", "age s", "pressure", "in flight", "connections"
     )?;
-    for row in &snapshot.members {
+    for row in &snapshot.members_now() {
         let Row { name, state, age_seconds, pressure, in_flight, connections, .. } = row;
         let age = age_seconds.map_or("never".to_owned(), |age| format!("{age:.1}"));
         let mut notes = Vec::new();

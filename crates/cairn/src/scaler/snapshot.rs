@@ -53,7 +53,7 @@ pub struct Row {
     pub state: &'static str,
     /// Why it gave no report.
     pub failure: Option<String>,
-    /// Seconds since its last report.
+    /// Seconds from its last report to the decision.
     pub age_seconds: Option<f64>,
     /// Takes traffic, by its own word.
     pub ready: bool,
@@ -75,6 +75,16 @@ impl Snapshot {
     /// Whether it is too old to be acted on.
     pub fn is_stale(&self) -> bool {
         self.at.elapsed() > self.holds_for
+    }
+
+    /// The members, with what is known of them as old as it is now.
+    pub fn members_now(&self) -> Vec<Row> {
+        let since = self.at.elapsed().as_secs_f64();
+        let mut rows = self.members.clone();
+        for age in rows.iter_mut().filter_map(|row| row.age_seconds.as_mut()) {
+            *age += since;
+        }
+        rows
     }
 
     /// The mode in a word.

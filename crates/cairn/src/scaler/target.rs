@@ -176,7 +176,7 @@ impl Actuator {
                     state.doing = doing;
                 }
                 Err(_) => {
-                    "does nothing: the API server does not let us".clone_into(&mut state.doing)
+                    "does nothing: the target cannot be read or changed".clone_into(&mut state.doing)
                 }
             }
             state.problem = problem;
