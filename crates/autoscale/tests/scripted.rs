@@ -92,7 +92,8 @@ impl Pool {
             answers.push((format!("member-{number}"), answer));
         }
         let clock = Duration::from_secs(now);
-        self.fleet.poll(clock, answers.iter().map(|(name, answer)| (name.as_str(), answer.clone())));
+        self.fleet
+            .poll(clock, answers.iter().map(|(name, answer)| (name.as_str(), answer.clone())));
         let demand = self.fleet.demand(&self.caps);
         let decision = self.scaler.decide(clock, &demand, u32::try_from(count).unwrap());
         if let Some(desired) = decision.desired {

@@ -44,7 +44,7 @@ impl Courier {
         let instance = self.instance.upgrade().ok_or_else(|| undelivered("the mesh is gone"))?;
         let mesh = instance.mesh();
         let link = self.link(&instance, &mesh);
-        let resolved = Arc::new(stand_in(&mesh));
+        let resolved = Arc::new(stand_in(&instance, &mesh));
         let (cluster, endpoint) = find(&link, &mesh, &target.cluster).await?;
         let room = breakers::request(&cluster)
             .map_err(|breakers::Overflow| undelivered("the cluster has no room"))?;
@@ -77,7 +77,7 @@ impl Courier {
             target: ConnectTarget::Host { host: NAME.to_owned(), port: 0 },
             connect_headers: ConnectHeaders::default(),
             drain: Drain::new().watch(),
-            resolved: Arc::new(stand_in(mesh)),
+            resolved: Arc::new(stand_in(instance, mesh)),
         }))
     }
 }
@@ -97,7 +97,7 @@ fn undelivered(reason: &str) -> Undelivered {
 }
 
 /// A destination that nothing leads to.
-fn stand_in(mesh: &Arc<Mesh>) -> Resolved {
+fn stand_in(instance: &MeshInstance, mesh: &Arc<Mesh>) -> Resolved {
     let destination = Destination {
         name: NAME.into(),
         tenant: Tenant { mesh: "".into(), namespace: "".into() },
@@ -107,7 +107,8 @@ fn stand_in(mesh: &Arc<Mesh>) -> Resolved {
         tcp: None,
         broken: None,
     };
-    Resolved { mesh: Arc::clone(mesh), destination: Arc::new(destination) }
+    let tenant = instance.nobody();
+    Resolved { mesh: Arc::clone(mesh), destination: Arc::new(destination), tenant }
 }
 
 async fn find(

@@ -281,6 +281,11 @@ impl MeshInstance {
         self.load.tenants.of(namespace, self.workers())
     }
 
+    /// Whose load our own requests are: no tenant's.
+    pub(crate) fn nobody(&self) -> Arc<Tenant> {
+        self.load.tenants.nobody()
+    }
+
     /// What the incoming side of the tunnel layer has done.
     pub fn terminator_counters(&self) -> &Arc<TerminatorCounters> {
         &self.terminator_counters

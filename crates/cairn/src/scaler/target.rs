@@ -175,9 +175,8 @@ impl Actuator {
                     state.scale = Some(scale);
                     state.doing = doing;
                 }
-                Err(_) => {
-                    "does nothing: the target cannot be read or changed".clone_into(&mut state.doing)
-                }
+                Err(_) => "does nothing: the target cannot be read or changed"
+                    .clone_into(&mut state.doing),
             }
             state.problem = problem;
         });

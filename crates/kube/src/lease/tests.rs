@@ -85,7 +85,11 @@ async fn until_leads(wanted: &Election, others: &[&Election]) -> f64 {
         tokio::time::sleep(Duration::from_millis(100)).await;
         let lead = others.iter().filter(|other| other.leadership().holds()).count();
         assert!(lead + usize::from(wanted.leadership().holds()) <= 1, "two lead");
-        assert!(start.elapsed() < Duration::from_secs(300), "nobody leads: {:?}", wanted.leadership());
+        assert!(
+            start.elapsed() < Duration::from_secs(300),
+            "nobody leads: {:?}",
+            wanted.leadership()
+        );
     }
     start.elapsed().as_secs_f64()
 }
@@ -115,7 +119,10 @@ async fn who_is_killed_is_followed_after_the_duration() {
     tokio::time::sleep(Duration::from_secs(20)).await;
     drop(first);
     let took = until_leads(&second, &[]).await;
-    assert!((12.0..19.0).contains(&took), "{took} s, of a duration of 15 s that runs from the last renewal");
+    assert!(
+        (12.0..19.0).contains(&took),
+        "{took} s, of a duration of 15 s that runs from the last renewal"
+    );
     assert_eq!(server.spec()["holderIdentity"], "second");
     assert_eq!(server.spec()["leaseTransitions"], 1);
 }

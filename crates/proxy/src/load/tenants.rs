@@ -98,6 +98,11 @@ impl Tenants {
         tenant
     }
 
+    /// One that is not in any report: what the proxy does for itself.
+    pub(crate) fn nobody(&self) -> Arc<Tenant> {
+        Tenant::new(self.clock, 1)
+    }
+
     /// Each tenant, and all others.
     pub(crate) fn read(&self) -> (Vec<TenantReading>, Reading) {
         let (tenants, other) = {

@@ -225,6 +225,8 @@ fn open_telemetry(
         sampler,
         max_cache_size: _,
         set_telemetry_sdk_resource_attributes,
+        set_service_name_resource_attribute: _,
+        set_instrumentation_scope: _,
     } = message;
     subject.degrade_if(exporter.is_some(), "an exporter of its own");
     if let Some(sampler) = &sampler {
