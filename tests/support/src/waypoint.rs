@@ -204,6 +204,11 @@ impl Waypoint {
         self.instance.set_identity_wait(Arc::new(ask));
     }
 
+    /// What is counted and logged.
+    pub fn telemetry(&self) -> &Arc<Telemetry> {
+        &self.process.telemetry
+    }
+
     /// Serves CONNECTs for `authority` by an application of this process.
     pub fn serve_locally(&self, authority: &str, app: impl Into<App>) {
         let app = app.into();

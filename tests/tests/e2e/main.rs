@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod access_logs;
 mod balancing;
 mod broken;
 mod circuit_breakers;

@@ -100,7 +100,7 @@ fn lines_of_text_and_json_for_whom_they_were_asked() {
         for part in [
             "\"GET /quiet?q=1 HTTP/1.1\" 200 - via_upstream - \"-\" 0 ",
             "\"test/1\"",
-            "\"app.plain:80\"",
+            "\"app.test\"",
             &format!("\"{pod}\" {app} - {} 127.0.0.1:", mesh.vip("app")),
         ] {
             assert!(line.contains(part), "{part} in {line}");
