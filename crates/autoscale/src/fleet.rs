@@ -332,7 +332,7 @@ impl Usage {
                 .tenants
                 .iter()
                 .filter(|tenant| tenant.namespace != "*")
-                .map(|tenant| TenantUsage::between(before, tenant))
+                .map(|tenant| TenantUsage::between(before, tenant, seconds))
                 .collect(),
             capacity_in_flight: capacity.in_flight,
             shed: before.map_or(0, |before| now.shed_total.saturating_sub(before.shed_total)),
@@ -350,14 +350,20 @@ impl Usage {
 }
 
 impl TenantUsage {
-    fn between(before: Option<&LoadReport>, now: &TenantLoad) -> Self {
+    fn between(before: Option<&LoadReport>, now: &TenantLoad, seconds: f64) -> Self {
         let same =
             |before: &&TenantLoad| before.mesh == now.mesh && before.namespace == now.namespace;
         // A tenant that was among the others before is not blamed for what they were refused.
         let known = before.and_then(|before| before.tenants.iter().find(same));
+        // As for the instance; a report without integrals has the gauge.
+        let average =
+            known.filter(|_| seconds > 0.0 && now.in_flight_seconds_total > 0.0).map(|known| {
+                let total = now.in_flight_seconds_total - known.in_flight_seconds_total;
+                (total / seconds).max(0.0)
+            });
         TenantUsage {
             tenant: (now.mesh.clone(), now.namespace.clone()),
-            in_flight: now.in_flight,
+            in_flight: average.unwrap_or(now.in_flight),
             shed: known.map_or(0, |known| now.shed_total.saturating_sub(known.shed_total)),
         }
     }
@@ -497,6 +503,26 @@ mod tests {
         let caps = TenantCaps { default: Some(0.3), ..TenantCaps::default() };
         let found = fleet.demand(&caps);
         assert!((found.units - 0.4).abs() < 1e-9 && (found.capped_units - 0.5).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_tenants_average_between_polls_counts() {
+        let mut fleet = Fleet::default();
+        let with = |uptime, total| {
+            let tenant = TenantLoad {
+                mesh: "m".to_owned(),
+                namespace: "loud".to_owned(),
+                in_flight: 50.0,
+                in_flight_seconds_total: total,
+                ..TenantLoad::default()
+            };
+            LoadReport { tenants: vec![tenant], ..report("a", uptime, total) }
+        };
+        let caps = TenantCaps { default: Some(0.1), ..TenantCaps::default() };
+        fleet.poll(secs(0), [("a", Some(with(1.0, 10.0)))]);
+        assert!((fleet.demand(&caps).capped_units - 0.4).abs() < 1e-9, "there is only the gauge");
+        fleet.poll(secs(2), [("a", Some(with(3.0, 50.0)))]);
+        assert!((fleet.demand(&caps).capped_units - 0.1).abs() < 1e-9, "20 of 100 on average");
     }
 
     #[test]

@@ -430,7 +430,7 @@ impl World {
         assert_eq!(scaler.count("cairn_scaler_applied_total", &[]).await, before);
         self.api.start_again().await;
         scaler.until("it leads again", |decision| decision["lease"]["held"] == true).await;
-        self.load(190.0);
+        self.load(250.0);
         self.until_replicas("and acts again", |replicas| replicas == 12).await;
         scaler
     }

@@ -31,7 +31,7 @@ fn whatever_a_member_does_it_counts_as_busy() {
             (Manner::Garbage, "no load report", "format"),
             (Manner::Endless, "more than 1048576 bytes", "size"),
             (Manner::Status500, "status 500", "status"),
-            (Manner::NextSchema, "schema version 2", "format"),
+            (Manner::NextSchema, "version: 2 is not 1", "format"),
             (Manner::Close, "", "connection"),
         ] {
             odd.behaves(manner);

@@ -7,6 +7,7 @@ mod decisions;
 mod extremes;
 mod fleet;
 mod keda;
+mod real;
 mod restart;
 mod settings;
 mod support;

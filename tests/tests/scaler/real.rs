@@ -27,7 +27,12 @@ async fn member(stage: &Stage, files: &Files) -> Cairn {
 }
 
 /// So many requests that end when the gate is opened.
-async fn hold(stage: &Stage, member: &Cairn, gate: &'static str, count: usize) -> Vec<JoinHandle<u16>> {
+async fn hold(
+    stage: &Stage,
+    member: &Cairn,
+    gate: &'static str,
+    count: usize,
+) -> Vec<JoinHandle<u16>> {
     let address = member.address("HBONE");
     let client = HboneClient::connect(address, &stage.client(), &waypoint_id()).await.unwrap();
     let mut held = Vec::new();
@@ -88,9 +93,12 @@ fn desired_follows_the_load_of_real_members() {
         killed.kill().await;
         scaler
             .until("it is silent and counts", |decision| {
-                decision["members"].as_array().unwrap().iter().any(|row| {
-                    row["address"] == address.as_str() && row["state"] == "silent"
-                }) && decision["demand"]["units"].as_f64().is_some_and(|units| units > 2.2)
+                decision["members"]
+                    .as_array()
+                    .unwrap()
+                    .iter()
+                    .any(|row| row["address"] == address.as_str() && row["state"] == "silent")
+                    && decision["demand"]["units"].as_f64().is_some_and(|units| units > 2.2)
             })
             .await;
         assert!(keda.value(DESIRED).await.unwrap() >= 5.0);

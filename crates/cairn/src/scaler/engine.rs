@@ -49,6 +49,8 @@ struct State {
     /// Polls in a row that a member has not answered.
     failures: HashMap<String, u32>,
     knows_target: bool,
+    /// What was wrong with the list of members.
+    problem: Option<String>,
     last: Option<(Option<u32>, &'static str)>,
 }
 
@@ -67,6 +69,15 @@ impl Engine {
 
     async fn round(&mut self, state: &mut State, start: Instant) {
         let roster = self.source.roster();
+        if roster.problem != state.problem {
+            match &roster.problem {
+                Some(problem) => {
+                    tracing::warn!(problem, "no list of members; the last one stays");
+                }
+                None => tracing::info!("members are listed again"),
+            }
+            state.problem.clone_from(&roster.problem);
+        }
         let Some(members) = &roster.members else {
             let why = roster.problem.as_deref().unwrap_or("no list of members has come yet");
             self.readiness.still_missing(FIRST_DECISION, why);

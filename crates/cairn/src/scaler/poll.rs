@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use cairn_autoscale::LoadReport;
-use cairn_autoscale::load::SCHEMA_VERSION;
+use cairn_autoscale::load::MAX_REPORT_BYTES;
 use futures::StreamExt;
 use http::{Request, header};
 use http_body_util::{BodyExt, Empty, Limited};
@@ -16,8 +16,6 @@ use tokio::time::Instant;
 
 use super::members::Member;
 
-/// Largest report in bytes.
-pub const MAX_REPORT_BYTES: usize = 1 << 20;
 /// Polls at a time.
 const CONCURRENCY: usize = 256;
 /// A connection that no poll has used for so long is closed.
@@ -130,14 +128,7 @@ impl Poller {
             true => PollError::Large,
             false => PollError::Connection(error.to_string()),
         })?;
-        let report: LoadReport = serde_json::from_slice(&body.to_bytes())
-            .map_err(|error| PollError::Unreadable(error.to_string()))?;
-        if report.version != SCHEMA_VERSION {
-            let version = report.version;
-            return Err(PollError::Unreadable(format!(
-                "schema version {version}, and {SCHEMA_VERSION} is understood"
-            )));
-        }
-        Ok(report)
+        LoadReport::parse(&body.to_bytes())
+            .map_err(|error| PollError::Unreadable(error.to_string()))
     }
 }

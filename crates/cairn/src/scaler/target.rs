@@ -67,7 +67,7 @@ impl Actuator {
     /// Goes on until it is dropped.
     pub async fn run(mut self) {
         let mut printed = None;
-        let mut led = false;
+        let mut lead = Lead::default();
         loop {
             let found = self.client.scale(&self.target).await;
             // The decision that led to this turn; the next one has the number that is read now.
@@ -81,19 +81,7 @@ impl Actuator {
             };
             self.tell(outcome);
             if let Mode::Apply(leadership) = &self.mode {
-                let leadership = leadership.borrow().clone();
-                if leadership.holds() != led {
-                    led = leadership.holds();
-                    let holder = leadership.holder;
-                    if led {
-                        tracing::info!("holds the Lease: this scaler acts");
-                    } else {
-                        tracing::warn!(
-                            holder,
-                            "does not hold the Lease any more: this scaler only decides"
-                        );
-                    }
-                }
+                lead.tell(&leadership.borrow().clone());
             }
             tokio::select! {
                 changed = self.latest.changed() => if changed.is_err() { return },
@@ -180,6 +168,37 @@ impl Actuator {
             }
             state.problem = problem;
         });
+    }
+}
+
+/// What was said of the Lease.
+#[derive(Default)]
+struct Lead {
+    holds: bool,
+    problem: Option<String>,
+}
+
+impl Lead {
+    fn tell(&mut self, now: &Leadership) {
+        if now.holds() != self.holds {
+            self.holds = now.holds();
+            if self.holds {
+                tracing::info!("holds the Lease: this scaler acts");
+            } else {
+                let holder = now.holder.as_str();
+                tracing::warn!(
+                    holder,
+                    "does not hold the Lease any more: this scaler only decides"
+                );
+            }
+        }
+        let problem = now.problem.as_ref().map(ToString::to_string);
+        if problem != self.problem {
+            if let Some(problem) = &problem {
+                tracing::warn!(problem, "the Lease cannot be had");
+            }
+            self.problem = problem;
+        }
     }
 }
 
