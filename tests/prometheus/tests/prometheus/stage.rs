@@ -17,7 +17,7 @@ use cairn_proto::envoy::google::protobuf::Any;
 use cairn_test_support::http1::Http1;
 use cairn_test_support::istiod::shapes;
 use cairn_test_support::process::Cairn;
-use cairn_test_support::wait::eventually;
+use cairn_test_support::wait::{eventually, eventually_async};
 use cairn_xds::feed::Kind;
 use std::net::SocketAddr;
 use tokio::net::TcpStream;
@@ -67,7 +67,12 @@ impl Stage {
             "json",
         ]);
         eventually("the scaler has pages", || scaler.printed("scaler pages")).await;
-        doors.push(("scaler", scaler.address("scaler pages")));
+        let pages = scaler.address("scaler pages");
+        doors.push(("scaler", pages));
+        eventually_async("the scaler decides", async || {
+            page(pages).await.contains("cairn_scaler_panic")
+        })
+        .await;
         Stage { mesh, client, waypoint, _scaler: scaler, doors, _pod: pod }
     }
 
@@ -90,10 +95,7 @@ impl Stage {
     pub async fn pages(&self) -> Vec<(String, String)> {
         let mut pages = Vec::new();
         for (job, address) in &self.doors {
-            let stream = TcpStream::connect(address).await.unwrap();
-            let response = Http1::new(stream).get("/stats/prometheus").await.unwrap();
-            assert_eq!(response.status, 200, "{job}");
-            pages.push(((*job).to_owned(), response.text()));
+            pages.push(((*job).to_owned(), page(*address).await));
         }
         pages
     }
@@ -102,6 +104,14 @@ impl Stage {
     pub async fn hbone(&self) -> SocketAddr {
         self.waypoint.hbone().await
     }
+}
+
+/// A page as text.
+async fn page(address: SocketAddr) -> String {
+    let stream = TcpStream::connect(address).await.unwrap();
+    let response = Http1::new(stream).get("/stats/prometheus").await.unwrap();
+    assert_eq!(response.status, 200, "{address}");
+    response.text()
 }
 
 /// A page as Prometheus asks for it: its content type and text.
