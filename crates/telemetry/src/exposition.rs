@@ -119,7 +119,7 @@ pub(crate) fn labels(pairs: &[(&str, &str)]) -> Option<String> {
 }
 
 /// `[a-zA-Z_][a-zA-Z0-9_]*`, without the names that Prometheus keeps to itself (`__…`, `le`, `quantile`).
-fn is_label_name(name: &str) -> bool {
+pub(crate) fn is_label_name(name: &str) -> bool {
     is_name(name, |c| c == '_') && !name.starts_with("__") && !matches!(name, "le" | "quantile")
 }
 
