@@ -56,7 +56,7 @@ impl<'a> KeyRef<'a> {
             outcome: Outcome {
                 protocol: event.protocol,
                 response_code: event.response_code,
-                grpc_status: event.grpc_status,
+                grpc_status: event.grpc_status.filter(|_| event.protocol == Protocol::Grpc),
                 flags: event.flags,
                 security: event.security,
             },
@@ -184,7 +184,7 @@ mod tests {
             RequestEvent { service: Some(&service), ..base.clone() },
             RequestEvent { protocol: Protocol::Grpc, ..base.clone() },
             RequestEvent { response_code: 200, ..base.clone() },
-            RequestEvent { grpc_status: Some(0), ..base.clone() },
+            RequestEvent { grpc_status: Some(0), protocol: Protocol::Grpc, ..base.clone() },
             RequestEvent { flags: ResponseFlags::RATE_LIMITED, ..base.clone() },
             RequestEvent { security: SecurityPolicy::MutualTls, ..base.clone() },
             RequestEvent { rules: Some(&rules), ..base.clone() },
@@ -193,6 +193,8 @@ mod tests {
         for event in &changed {
             assert!(!owned.is(&KeyRef::of_request(event)), "{event:?}");
         }
+        let refused = RequestEvent { grpc_status: Some(7), ..base.clone() };
+        assert!(owned.is(&KeyRef::of_request(&refused)), "a status that Envoy does not see");
         assert!(owned.is(&KeyRef::of_request(&RequestEvent { path: "/other", ..base })));
     }
 }
