@@ -37,7 +37,7 @@ impl<T, F> Family<T, F> {
     }
 }
 
-pub(crate) fn requests(out: &mut Exposition, all: &[Arc<Series<RequestCells>>]) {
+pub(crate) fn requests(out: &mut Exposition<'_>, all: &[Arc<Series<RequestCells>>]) {
     let totals: Vec<_> = all
         .iter()
         .map(|series| {
@@ -84,7 +84,7 @@ pub(crate) fn requests(out: &mut Exposition, all: &[Arc<Series<RequestCells>>]) 
     }
 }
 
-pub(crate) fn messages(out: &mut Exposition, all: &[Arc<Series<MessageCells>>]) {
+pub(crate) fn messages(out: &mut Exposition<'_>, all: &[Arc<Series<MessageCells>>]) {
     let totals: Vec<_> = all
         .iter()
         .map(|series| {
@@ -110,7 +110,7 @@ pub(crate) fn messages(out: &mut Exposition, all: &[Arc<Series<MessageCells>>]) 
     }
 }
 
-pub(crate) fn connections(out: &mut Exposition, all: &[Arc<Series<ConnectionCells>>]) {
+pub(crate) fn connections(out: &mut Exposition<'_>, all: &[Arc<Series<ConnectionCells>>]) {
     let totals: Vec<_> = all
         .iter()
         .map(|series| {
@@ -148,7 +148,7 @@ pub(crate) fn connections(out: &mut Exposition, all: &[Arc<Series<ConnectionCell
 
 /// The series that have a family's metric; begins the family if there is one.
 fn members<'a, C, T, F>(
-    out: &mut Exposition,
+    out: &mut Exposition<'_>,
     family: &Family<T, F>,
     kind: Kind,
     all: &'a [(&'a Series<C>, T)],
@@ -166,7 +166,7 @@ where
 }
 
 fn counter<C: crate::series::Cells, T>(
-    out: &mut Exposition,
+    out: &mut Exposition<'_>,
     family: &Family<T, u64>,
     all: &[(&Series<C>, T)],
 ) {
@@ -176,7 +176,7 @@ fn counter<C: crate::series::Cells, T>(
 }
 
 fn histogram<C: crate::series::Cells, T>(
-    out: &mut Exposition,
+    out: &mut Exposition<'_>,
     family: &Family<T, HistogramTotals>,
     scale: f64,
     all: &[(&Series<C>, T)],

@@ -1,6 +1,7 @@
 //! The door: events in, exposition out.
 
 use std::fmt;
+use std::io;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
@@ -170,12 +171,20 @@ impl Telemetry {
         }
     }
 
-    /// Everything, as Prometheus' text format 0.0.4 or as OpenMetrics 1.0.
-    ///
-    /// Families without a sample are left out. A series keeps its place from scrape to scrape.
+    /// [`Telemetry::write`] as a text.
     pub fn render(&self, openmetrics: bool) -> String {
+        let mut text = Vec::new();
+        let _a_vector_takes_all = self.write(openmetrics, &mut text);
+        String::from_utf8(text).unwrap_or_default()
+    }
+
+    /// Everything, as Prometheus' text format 0.0.4 or as OpenMetrics 1.0, in pieces of about 64 KiB.
+    ///
+    /// Families without a sample are left out. A series keeps its place from scrape to scrape. The error is the
+    /// writer's.
+    pub fn write(&self, openmetrics: bool, to: &mut dyn io::Write) -> io::Result<()> {
         self.sweep(Instant::now());
-        let mut out = Exposition::new(openmetrics);
+        let mut out = Exposition::new(openmetrics, to);
         let Stores { budget: _, requests, messages, connections } = &*self.stores;
         families::requests(&mut out, &requests.series());
         families::messages(&mut out, &messages.series());

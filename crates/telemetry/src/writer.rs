@@ -93,7 +93,7 @@ impl Writer {
         self.rejected
     }
 
-    pub(crate) fn render(&self, out: &mut Exposition) {
+    pub(crate) fn render(&self, out: &mut Exposition<'_>) {
         for (name, Family { help, samples }) in &self.families {
             match samples {
                 Samples::Counter(samples) => {
@@ -143,13 +143,16 @@ impl Writer {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
     fn text(writer: &Writer) -> String {
-        let mut out = Exposition::new(false);
+        let mut text = Vec::new();
+        let mut out = Exposition::new(false, &mut text);
         writer.render(&mut out);
-        out.finish()
+        out.finish().unwrap();
+        String::from_utf8(text).unwrap()
     }
 
     #[test]

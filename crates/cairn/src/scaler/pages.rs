@@ -65,7 +65,7 @@ impl Pages {
             "/decision" => read(request, || self.decision(request)),
             "/fleet" => read(request, || self.fleet(request)),
             "/stats/prometheus" | "/metrics" => {
-                read(request, || metrics_of(&self.telemetry, request))
+                read(request, || scrape::metrics(&self.telemetry, request))
             }
             "/healthz/ready" | "/ready" => read(request, || ready_of(&self.readiness)),
             _ => server::not_found(),

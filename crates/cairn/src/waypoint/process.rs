@@ -280,6 +280,7 @@ async fn start(pod: &Pod, parts: &Parts) -> Result<Serving, Failure> {
         feeder: feeder.clone(),
         memory: parts.memory.clone(),
         memory_limit,
+        started: parts.started.instant,
     };
     parts.telemetry.register(Box::new(move |writer| sources.write(writer)));
     let running: Arc<OnceLock<Arc<Running>>> = Arc::default();
