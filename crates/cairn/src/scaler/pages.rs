@@ -6,7 +6,7 @@ use super::snapshot::Snapshot;
 use super::target::Acting;
 use super::token::PoolToken;
 use crate::admin::server::{self, Page, SHORT, page, text};
-use crate::admin::{metrics_of, read, ready_of};
+use crate::admin::{read, ready_of, scrape};
 use crate::ready::Readiness;
 use cairn_kube::Leadership;
 use cairn_telemetry::Telemetry;
