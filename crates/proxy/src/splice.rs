@@ -160,7 +160,10 @@ async fn connect(
             Err(reason) => {
                 endpoint.state.record_failure();
                 tracing::debug!(mesh = link.instance.name(), endpoint = %endpoint.address, ?reason, "endpoint not reached");
-                failure = end(ResponseFlags::UPSTREAM_CONNECTION_FAILURE, format!("{reason:?}"));
+                // Envoy's TCP proxy has both flags when its attempts are used up.
+                let flags = ResponseFlags::UPSTREAM_CONNECTION_FAILURE
+                    | ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED;
+                failure = end(flags, format!("{reason:?}"));
             }
         }
     }

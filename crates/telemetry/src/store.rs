@@ -41,8 +41,9 @@ pub(crate) struct Lifetimes {
     pub(crate) grace: Duration,
 }
 
-/// One shard's numbers of one series.
+/// One shard's numbers of one series. Aligned so that two shards' numbers never share a cache line.
 #[derive(Debug, Default)]
+#[repr(align(64))]
 pub(crate) struct Cell<C> {
     /// The series is a tombstone, or gone.
     retired: AtomicBool,

@@ -12,7 +12,6 @@ use cairn_proto::envoy::envoy::config::route::v3::RetryPolicy;
 use cairn_proto::envoy::envoy::config::route::v3::retry_policy::RetryBackOff;
 use cairn_proto::envoy::envoy::config::route::v3::route::Action;
 use cairn_proto::envoy::envoy::config::route::v3::route_match::PathSpecifier;
-use cairn_proto::envoy::envoy::extensions::filters::common::fault::v3::FaultDelay;
 use cairn_proto::envoy::envoy::extensions::filters::http::fault::v3::fault_abort::ErrorType;
 use cairn_proto::envoy::envoy::extensions::filters::http::fault::v3::{FaultAbort, HttpFault};
 use cairn_proto::envoy::envoy::extensions::filters::http::rbac::v3::Rbac as RbacFilter;
@@ -131,7 +130,10 @@ impl Watched {
         eventually_async(&what, async || {
             now = self.scrape().await;
             let grown = grown(&before, &now);
-            counted.iter().all(|(name, value)| sum(&grown, name, &[]) == *value)
+            counted.iter().all(|(name, value)| {
+                let sum = sum(&grown, name, &[]);
+                if value.is_nan() { sum > 0.0 } else { sum == *value }
+            })
         })
         .await;
         let grown = grown(&before, &now);
@@ -168,6 +170,9 @@ impl Watched {
     }
 }
 
+/// More than nothing.
+const SOME: f64 = f64::NAN;
+
 /// One request is over.
 const ONE: [(&str, f64); 1] = [("istio_requests_total", 1.0)];
 
@@ -196,9 +201,9 @@ fn retry(manager: &mut HttpConnectionManager, policy: Option<RetryPolicy>) {
 
 fn fault(manager: &mut HttpConnectionManager, abort: u32) {
     let percentage = Some(FractionalPercent { numerator: 100, ..FractionalPercent::default() });
-    let abort = FaultAbort { percentage, error_type: Some(ErrorType::HttpStatus(abort)) };
-    let delay = None::<FaultDelay>;
-    let config = shapes::pack(&HttpFault { abort: Some(abort), delay, ..HttpFault::default() });
+    let error_type = Some(ErrorType::HttpStatus(abort));
+    let abort = FaultAbort { percentage, error_type, ..FaultAbort::default() };
+    let config = shapes::pack(&HttpFault { abort: Some(abort), ..HttpFault::default() });
     let name = "envoy.filters.http.fault".to_owned();
     shapes::route(manager).typed_per_filter_config.insert(name, config);
 }
@@ -356,6 +361,7 @@ fn connections_are_counted_while_they_are_open_and_at_their_end() {
             ("istio_tcp_connections_opened_total", 1.0),
             ("istio_tcp_connections_closed_total", 0.0),
             ("istio_tcp_received_bytes_total", received),
+            ("istio_tcp_sent_bytes_total", SOME),
         ];
         let grown = watched.told("tcp-open", &open).await;
         let first = sum(&grown, "istio_tcp_sent_bytes_total", &[]);
@@ -368,6 +374,7 @@ fn connections_are_counted_while_they_are_open_and_at_their_end() {
             ("istio_tcp_connections_opened_total", 0.0),
             ("istio_tcp_connections_closed_total", 1.0),
             ("istio_tcp_received_bytes_total", 0.0),
+            ("istio_tcp_sent_bytes_total", SOME),
         ];
         let grown = watched.told("tcp-over", &over).await;
         assert_eq!(first + sum(&grown, "istio_tcp_sent_bytes_total", &[]), sent);

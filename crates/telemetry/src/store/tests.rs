@@ -301,3 +301,11 @@ fn chains_with_equal_rules_share_series_and_those_that_drop_all_have_none() {
     assert_eq!(opened(&store), [2]);
     assert_eq!(store.dropped(), 0);
 }
+
+#[test]
+fn a_label_set_is_found_with_little() {
+    // docs/telemetry.md says so.
+    assert!(size_of::<Slot<RequestCells>>() <= 176, "{}", size_of::<Slot<RequestCells>>());
+    assert_eq!(size_of::<Cell<RequestCells>>(), 64);
+    assert_eq!(size_of::<Cell<ConnectionCells>>(), 64);
+}
