@@ -4,6 +4,7 @@ use crate::breakers::Held;
 use crate::counters::{Counters, Raised};
 use crate::inbound::Inbound;
 use crate::load::Underway;
+use crate::messages::Messages;
 use crate::mirror::Mirror;
 use crate::reply::LocalReply;
 use crate::trace::Trace;
@@ -30,6 +31,12 @@ pub(crate) struct Exchange {
     /// Part of its tenant's load.
     pub(crate) underway: Option<Underway>,
     pub(crate) grpc: bool,
+    /// No policy or fault has ended it: Envoy's metrics see what it is only then.
+    pub(crate) admitted: bool,
+    /// Bytes of the head that the client sent.
+    pub(crate) head_bytes: u64,
+    /// What passes of a gRPC request.
+    pub(crate) messages: Option<Box<Messages>>,
     /// The client has given the operation a name.
     pub(crate) names_operation: bool,
     /// The target as the client sent it.
@@ -91,6 +98,9 @@ impl Exchange {
             in_flight: None,
             underway: None,
             grpc: false,
+            admitted: false,
+            head_bytes: 0,
+            messages: None,
             names_operation: false,
             original: Uri::default(),
             routed: None,

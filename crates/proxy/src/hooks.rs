@@ -36,6 +36,7 @@ use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The hooks. They hold nothing: what they need comes with the session.
 pub(crate) struct Hooks;
@@ -121,6 +122,7 @@ impl ProxyHttp for Hooks {
         let request = session.req_header_mut();
         ctx.original = request.uri.clone();
         ctx.grpc = grpc::is_grpc(&request.headers);
+        ctx.head_bytes = record::request_head_bytes(request);
         if let Some(reason) = &chain.broken {
             return Err(answer(ctx, unsupported(reason)));
         }
@@ -149,11 +151,16 @@ impl ProxyHttp for Hooks {
             }
         }
         if let Err(reply) = filters::run(ctx, &inbound, chain, session.req_header_mut()) {
-            // The response has the name of the route's operation all the same.
+            // The response has the name of the route's operation all the same, and the record that of the service.
             ctx.routed = route(chain, session.req_header()).ok();
+            let _it_is_refused_anyway = choose_cluster(ctx, &inbound);
             return Err(answer(ctx, reply));
         }
-        admit(ctx, &inbound).map_err(|reply| answer(ctx, reply))?;
+        if let Err(reply) = admit(ctx, &inbound) {
+            ctx.routed = route(chain, session.req_header()).ok();
+            let _it_is_refused_anyway = choose_cluster(ctx, &inbound);
+            return Err(answer(ctx, reply));
+        }
         let routed = route(chain, session.req_header()).map_err(|reply| answer(ctx, reply))?;
         let extras = routed.route.fault.is_some() || routed.route.cors.is_some();
         let extras = extras.then(|| Arc::clone(&routed.route));
@@ -163,6 +170,8 @@ impl ProxyHttp for Hooks {
             // Boxed: few routes have them.
             Box::pin(before_action(&route, &inbound, session, ctx)).await?;
         }
+        ctx.admitted = true;
+        ctx.messages = ctx.grpc.then(Box::default);
         let local =
             ctx.routed.as_ref().and_then(|routed| local_answer(routed, session.req_header()));
         if let Some(reply) = local {
@@ -196,6 +205,10 @@ impl ProxyHttp for Hooks {
     ) -> Result<()> {
         if let (Some(mirror), Some(data)) = (ctx.mirror.as_mut(), body.as_ref()) {
             mirror.keep(data);
+        }
+        if let (Some(messages), Some(data)) = (ctx.messages.as_mut(), body.as_ref()) {
+            messages.request(data);
+            record::stream(ctx);
         }
         if !end_of_stream || session.was_upgraded() || ctx.request_received.is_some() {
             return Ok(());
@@ -298,6 +311,9 @@ impl ProxyHttp for Hooks {
             ctx.grpc_status = grpc::status_in(&response.headers);
             trace::note_fields(ctx, &response.headers);
         }
+        if let Some(messages) = ctx.messages.as_mut() {
+            messages.answered(response);
+        }
         Ok(())
     }
 
@@ -313,6 +329,20 @@ impl ProxyHttp for Hooks {
         }
         let inbound = inbound(ctx)?;
         finalize_response(ctx, chain_of(&inbound)?, response, session.req_header())
+    }
+
+    fn response_body_filter(
+        &self,
+        _session: &mut Session,
+        body: &mut Option<Bytes>,
+        _end_of_stream: bool,
+        ctx: &mut Exchange,
+    ) -> Result<Option<Duration>> {
+        if let (Some(messages), Some(data)) = (ctx.messages.as_mut(), body.as_ref()) {
+            messages.response(data);
+            record::stream(ctx);
+        }
+        Ok(None)
     }
 
     async fn response_trailer_filter(

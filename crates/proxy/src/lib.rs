@@ -14,7 +14,9 @@
 mod access_log;
 mod breakers;
 mod choose;
+mod connection;
 mod cors;
+mod counted;
 mod counters;
 mod date;
 mod deliver;
@@ -36,6 +38,7 @@ mod limits;
 mod link;
 mod listener;
 mod load;
+mod messages;
 mod metrics;
 mod mirror;
 mod outgoing;

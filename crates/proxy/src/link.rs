@@ -69,6 +69,11 @@ impl Link {
         Some(fresh)
     }
 
+    /// The destination as it was resolved last.
+    pub(crate) fn known(&self) -> Arc<Resolved> {
+        self.resolved.load_full()
+    }
+
     /// How long the client may keep the tunnel without a request.
     pub(crate) fn http_idle_timeout(&self) -> Duration {
         let known = self.resolved.load();

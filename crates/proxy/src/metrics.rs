@@ -1,4 +1,4 @@
-//! The instance's counters as `cairn_*` metrics. `docs/metrics.md` lists them.
+//! The instance's counters as `cairn_*` metrics. `docs/telemetry.md` lists them.
 
 use crate::instance::MeshInstance;
 use cairn_hbone::{OriginatorCounters, TerminatorCounters};

@@ -1,10 +1,12 @@
 //! Replies that we make ourselves, as Envoy makes them.
 
+use crate::counted::{self, Counted};
 use crate::date;
 use crate::grpc;
 use crate::head::HeadError;
 use crate::link::Link;
 use bytes::{BufMut, Bytes, BytesMut};
+use cairn_router::format::{Facts, FormatContext};
 use cairn_telemetry::{RequestEvent, ResponseFlags, SecurityPolicy, Timings};
 use http::{HeaderName, HeaderValue, Method, StatusCode, Version, header};
 use pingora_error::{Error, ErrorType, Result};
@@ -125,17 +127,30 @@ pub(crate) fn refused_head(error: HeadError) -> Bytes {
 /// Counts and records a request whose head was refused.
 pub(crate) fn record_refused_head(link: &Link, error: HeadError) {
     link.instance.counters().refused_heads.add_one();
+    let known = link.known();
+    let chain = known.destination.http.as_ref();
+    let settings = counted::settings(chain.and_then(|chain| chain.observe.as_ref()));
+    let context = FormatContext::default();
+    let facts = Facts { context: &context, request: None, response: None };
+    let counted = Counted::by(settings, &facts);
+    if counted.off {
+        return;
+    }
     link.metrics.record_request(&RequestEvent {
         mesh: link.instance.name(),
+        tenant: &known.destination.tenant.namespace,
         source: Some(&link.source),
         source_principal: link.peer.id.as_str(),
         source_address: Some(link.peer.addr),
-        security: SecurityPolicy::MutualTls,
+        security: SecurityPolicy::of_tunnel(link.peer.id.as_str(), link.peer.local_id.as_str()),
         target: &link.target_text,
         response_code: error.status().as_u16(),
         flags: ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR,
         details: error.details(),
+        head_bytes_out: refused_head(error).len() as u64,
         timings: Timings { start: SystemTime::now(), ..Timings::default() },
+        rules: counted.rules,
+        dimensions: &counted.dimensions,
         ..RequestEvent::default()
     });
 }

@@ -1,10 +1,9 @@
 //! Opaque bytes: policies, then an endpoint, then chunks moved both ways without a copy.
 
-use crate::access_log;
 use crate::breakers::{self, Held};
 use crate::choose::{choose, wait};
+use crate::connection::Connection;
 use crate::inbound::Inbound;
-use crate::instance::{destination_labels, service_labels};
 use crate::io::{ByteReader, ByteWriter, from_tunnel};
 use crate::link::Link;
 use crate::load::STREAM;
@@ -13,64 +12,13 @@ use crate::upstream::{Attempt, Destination, Failure, dial};
 use bytes::Bytes;
 use cairn_hbone::TunnelStream;
 use cairn_router::cluster::Cluster;
-use cairn_telemetry::{ConnectionEvent, ResponseFlags, SecurityPolicy, Timings};
+use cairn_telemetry::ResponseFlags;
 use std::borrow::Cow;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime};
 
 /// Endpoints that are tried: no byte was sent to one that could not be reached.
 const MAX_ENDPOINTS: usize = 3;
-
-/// Bytes that have passed, and when the last did.
-struct Meter {
-    started: Instant,
-    from_client: AtomicU64,
-    to_client: AtomicU64,
-    last: AtomicU64,
-}
-
-impl Meter {
-    fn new() -> Self {
-        Meter {
-            started: Instant::now(),
-            from_client: AtomicU64::new(0),
-            to_client: AtomicU64::new(0),
-            last: AtomicU64::new(0),
-        }
-    }
-
-    fn passed(&self, counter: &AtomicU64, bytes: usize) {
-        counter.fetch_add(bytes as u64, Ordering::Relaxed);
-        self.last.store(self.elapsed_millis(), Ordering::Relaxed);
-    }
-
-    fn elapsed_millis(&self) -> u64 {
-        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
-    }
-
-    /// Resolves when so much time has passed since the start, if that is bounded.
-    async fn lasted(&self, bound: Option<Duration>) {
-        match bound {
-            Some(bound) => tokio::time::sleep_until((self.started + bound).into()).await,
-            None => std::future::pending().await,
-        }
-    }
-
-    /// Resolves when nothing has passed for `timeout`.
-    async fn silent_for(&self, timeout: Duration) {
-        loop {
-            let since = self.elapsed_millis() - self.last.load(Ordering::Relaxed);
-            let Some(left) =
-                timeout.checked_sub(Duration::from_millis(since)).filter(|left| !left.is_zero())
-            else {
-                return;
-            };
-            tokio::time::sleep(left).await;
-        }
-    }
-}
 
 /// Serves one tunnel until both directions are over, one fails, or both are silent for too long.
 pub(crate) async fn serve(
@@ -79,46 +27,12 @@ pub(crate) async fn serve(
     stream: TunnelStream,
     first: Bytes,
 ) {
-    let started = SystemTime::now();
-    let meter = Meter::new();
-    let mut attempt = None;
-    let (flags, details) = match run(&link, &resolved, stream, first, &meter, &mut attempt).await {
+    let mut connection = Connection::new(link, resolved);
+    let (flags, details) = match run(&mut connection, stream, first).await {
         Ok(()) => (ResponseFlags::NONE, Cow::Borrowed("")),
         Err(End { flags, details }) => (flags, details),
     };
-    let cluster = attempt.as_ref().map(|attempt: &Arc<Attempt>| &attempt.cluster);
-    let endpoint = attempt.as_ref().map(|attempt| &attempt.endpoint);
-    let destination = endpoint.and_then(|endpoint| destination_labels(&resolved.mesh, endpoint));
-    let event = ConnectionEvent {
-        mesh: link.instance.name(),
-        tenant: &resolved.destination.tenant.namespace,
-        source: Some(&link.source),
-        source_principal: link.peer.id.as_str(),
-        source_address: Some(link.peer.addr),
-        security: SecurityPolicy::MutualTls,
-        target: &link.target_text,
-        destination: destination.as_ref(),
-        service: cluster.map(|cluster| service_labels(cluster)),
-        cluster: cluster.map_or("", |cluster| &cluster.name),
-        upstream: endpoint.map(|endpoint| endpoint.address),
-        attempts: u32::from(endpoint.is_some()),
-        flags,
-        details: &details,
-        bytes_in: meter.from_client.load(Ordering::Relaxed),
-        bytes_out: meter.to_client.load(Ordering::Relaxed),
-        timings: Timings {
-            start: started,
-            duration: meter.started.elapsed(),
-            ..Timings::default()
-        },
-    };
-    link.metrics.connection_opened(&event);
-    link.metrics.record_connection(&event);
-    if let Some(observe) = resolved.destination.tcp.as_ref().and_then(|tcp| tcp.observe.as_ref())
-        && !observe.access_logs.is_empty()
-    {
-        access_log::connection(&link, &resolved.mesh, &observe.access_logs, &event);
-    }
+    connection.over(flags, &details);
 }
 
 /// Why a connection ended otherwise than by both ends.
@@ -137,35 +51,34 @@ fn unsupported(reason: &Option<Arc<str>>) -> End {
     end(ResponseFlags::NONE, format!("unsupported_config: {reason}"))
 }
 
-async fn run(
-    link: &Arc<Link>,
-    resolved: &Arc<Resolved>,
-    stream: TunnelStream,
-    first: Bytes,
-    meter: &Meter,
-    used: &mut Option<Arc<Attempt>>,
-) -> Result<(), End> {
+async fn run(connection: &mut Connection, stream: TunnelStream, first: Bytes) -> Result<(), End> {
+    let (link, resolved) = (Arc::clone(&connection.link), Arc::clone(&connection.resolved));
     let tenant = &resolved.tenant;
     let _underway = link.instance.loads().begin(tenant, link.worker, STREAM);
     let Some(chain) = resolved.destination.tcp.as_ref() else {
         return Err(end(ResponseFlags::NO_ROUTE_FOUND, "no_tcp_chain"));
     };
+    // Envoy: the cluster is chosen before policies are asked.
+    let name = chain.pick_cluster(rand::random());
+    let cluster = name.and_then(|name| resolved.mesh.cluster(name));
+    connection.cluster = cluster.cloned();
     resolve::allowed(&chain.rbac, &link.connection())
         .map_err(|details| end(ResponseFlags::NONE, details))?;
-    let name = chain.pick_cluster(rand::random()).ok_or_else(|| unsupported(&chain.broken))?;
-    let cluster = resolved
-        .mesh
-        .cluster(name)
-        .ok_or_else(|| end(ResponseFlags::NO_CLUSTER_FOUND, "cluster_not_found"))?;
+    if name.is_none() {
+        return Err(unsupported(&chain.broken));
+    }
+    let cluster =
+        cluster.ok_or_else(|| end(ResponseFlags::NO_CLUSTER_FOUND, "cluster_not_found"))?;
     if cluster.broken.is_some() {
         return Err(unsupported(&cluster.broken));
     }
-    let _place = place(link, cluster).await?;
-    let (attempt, (up_reader, up_writer)) = connect(link, resolved, cluster).await?;
-    *used = Some(Arc::clone(&attempt));
+    let _place = place(&link, cluster).await?;
+    let (attempt, (up_reader, up_writer)) = connect(&link, &resolved, cluster).await?;
     let _active = attempt.endpoint.begin();
+    connection.open(&attempt);
     let (down_reader, down_writer) = from_tunnel(stream);
     let idle_timeout = chain.idle_timeout.unwrap_or(link.instance.limits().tcp_idle_timeout);
+    let meter = &connection.meter;
     let both = async {
         tokio::try_join!(
             copy(down_reader, up_writer, first, |bytes| {
@@ -187,6 +100,7 @@ async fn run(
             Err(end(ResponseFlags::DURATION_TIMEOUT, "max_connection_duration_reached"))
         }
         () = meter.silent_for(idle_timeout) => Err(end(ResponseFlags::STREAM_IDLE_TIMEOUT, "idle_timeout")),
+        never = connection.count() => match never {},
     }
 }
 
@@ -246,7 +160,10 @@ async fn connect(
             Err(reason) => {
                 endpoint.state.record_failure();
                 tracing::debug!(mesh = link.instance.name(), endpoint = %endpoint.address, ?reason, "endpoint not reached");
-                failure = end(ResponseFlags::UPSTREAM_CONNECTION_FAILURE, format!("{reason:?}"));
+                // Envoy's TCP proxy has both flags when its attempts are used up.
+                let flags = ResponseFlags::UPSTREAM_CONNECTION_FAILURE
+                    | ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED;
+                failure = end(flags, format!("{reason:?}"));
             }
         }
     }

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crate::flags::ResponseFlags;
+use crate::rules::Rules;
 
 /// Who a workload is, in the words of Istio's labels. Built once per workload and shared.
 ///
@@ -167,7 +168,7 @@ pub struct RequestEvent<'a> {
     /// Upstream attempts: 0 if none was made, 1 without a retry.
     pub attempts: u32,
 
-    /// HTTP or gRPC.
+    /// HTTP or gRPC, as Envoy's metrics tell: a gRPC request that was refused by a policy or a fault counts as HTTP.
     pub protocol: Protocol,
     /// HTTP method.
     pub method: &'a str,
@@ -193,18 +194,28 @@ pub struct RequestEvent<'a> {
     pub bytes_in: u64,
     /// Body bytes sent to the client.
     pub bytes_out: u64,
+    /// Bytes of the request's head, as HTTP/1.1 writes it; 0 if none was read.
+    pub head_bytes_in: u64,
+    /// Bytes of the response's head, as HTTP/1.1 writes it; 0 if none was sent.
+    pub head_bytes_out: u64,
     /// gRPC messages read from the client.
     pub messages_in: u64,
     /// gRPC messages sent to the client.
     pub messages_out: u64,
     /// When it reached which step.
     pub timings: Timings,
+
+    /// What its chain changes of the standard metrics.
+    pub rules: Option<&'a Arc<Rules>>,
+    /// Values of the dimensions that `rules` name by their numbers; what is missing prints `unknown`.
+    pub dimensions: &'a [String],
 }
 
 /// One TCP connection through the waypoint, told when it is over.
 ///
-/// [`Telemetry::connection_opened`](crate::Telemetry::connection_opened) takes the same event when the connection
-/// begins, with what is known then; bytes, duration and flags are still empty.
+/// [`Telemetry::connection_opened`](crate::Telemetry::connection_opened) and
+/// [`Telemetry::connection_moved`](crate::Telemetry::connection_moved) take the same event while the connection lives,
+/// with what is known then; bytes and duration are still empty.
 #[derive(Debug, Clone, Default)]
 pub struct ConnectionEvent<'a> {
     /// Name of the mesh whose instance served it.
@@ -245,4 +256,9 @@ pub struct ConnectionEvent<'a> {
     pub bytes_out: u64,
     /// When it reached which step.
     pub timings: Timings,
+
+    /// What its chain changes of the standard metrics.
+    pub rules: Option<&'a Arc<Rules>>,
+    /// Values of the dimensions that `rules` name by their numbers; what is missing prints `unknown`.
+    pub dimensions: &'a [String],
 }

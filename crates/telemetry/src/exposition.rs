@@ -1,6 +1,7 @@
 //! The two text formats: Prometheus 0.0.4 and OpenMetrics 1.0.
 
-use std::fmt::{Display, Write};
+use std::fmt::{Display, Write as _};
+use std::io;
 
 use crate::labels::{push_escaped, push_label};
 
@@ -22,16 +23,21 @@ impl Kind {
     }
 }
 
+/// Bytes that are gathered before they go on.
+const PIECE: usize = 64 * 1024;
+
 /// A text under construction. Families follow one another; a family's samples follow its head.
-#[derive(Debug)]
-pub(crate) struct Exposition {
+pub(crate) struct Exposition<'a> {
     out: String,
+    sink: &'a mut dyn io::Write,
+    /// The first failure of the sink; nothing goes there after it.
+    failed: io::Result<()>,
     openmetrics: bool,
 }
 
-impl Exposition {
-    pub(crate) fn new(openmetrics: bool) -> Self {
-        Exposition { out: String::new(), openmetrics }
+impl<'a> Exposition<'a> {
+    pub(crate) fn new(openmetrics: bool, sink: &'a mut dyn io::Write) -> Self {
+        Exposition { out: String::with_capacity(2 * PIECE), sink, failed: Ok(()), openmetrics }
     }
 
     pub(crate) fn openmetrics(&self) -> bool {
@@ -55,6 +61,7 @@ impl Exposition {
             self.push(format_args!("{{{labels}}}"));
         }
         self.push(format_args!(" {value}\n"));
+        self.go_on(PIECE);
     }
 
     /// One line of a histogram's bucket: `le` follows the other labels.
@@ -66,13 +73,25 @@ impl Exposition {
             self.out.push(',');
         }
         self.push(format_args!("le=\"{le}\"}} {count}\n"));
+        self.go_on(PIECE);
     }
 
-    pub(crate) fn finish(mut self) -> String {
+    pub(crate) fn finish(mut self) -> io::Result<()> {
         if self.openmetrics {
             self.out.push_str("# EOF\n");
         }
-        self.out
+        self.go_on(0);
+        self.failed
+    }
+
+    /// Hands on what has been gathered, if it is so much.
+    fn go_on(&mut self, at_least: usize) {
+        if self.out.len() >= at_least {
+            if self.failed.is_ok() {
+                self.failed = self.sink.write_all(self.out.as_bytes());
+            }
+            self.out.clear();
+        }
     }
 
     fn help(&mut self, help: &str) {
@@ -119,7 +138,7 @@ pub(crate) fn labels(pairs: &[(&str, &str)]) -> Option<String> {
 }
 
 /// `[a-zA-Z_][a-zA-Z0-9_]*`, without the names that Prometheus keeps to itself (`__…`, `le`, `quantile`).
-fn is_label_name(name: &str) -> bool {
+pub(crate) fn is_label_name(name: &str) -> bool {
     is_name(name, |c| c == '_') && !name.starts_with("__") && !matches!(name, "le" | "quantile")
 }
 

@@ -7,19 +7,24 @@ use crate::event::{
     ConnectionEvent, Protocol, RequestEvent, SecurityPolicy, ServiceLabels, WorkloadLabels,
 };
 use crate::flags::ResponseFlags;
+use crate::rules::Rules;
 
 /// The fields of an event that its labels are made of.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct KeyRef<'a> {
+    /// Mesh and namespace of the destination. They bound series and tell none apart.
+    pub(crate) tenant: (&'a str, &'a str),
     pub(crate) source: Option<&'a Arc<WorkloadLabels>>,
     pub(crate) source_principal: &'a str,
     pub(crate) destination: Option<&'a Arc<WorkloadLabels>>,
     pub(crate) service: Option<&'a Arc<ServiceLabels>>,
     pub(crate) outcome: Outcome,
+    pub(crate) rules: Option<&'a Arc<Rules>>,
+    pub(crate) dimensions: &'a [String],
 }
 
 /// The part of a key that is numbers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub(crate) struct Outcome {
     pub(crate) protocol: Protocol,
     pub(crate) response_code: u16,
@@ -36,11 +41,14 @@ pub(crate) struct Key {
     destination: Option<Arc<WorkloadLabels>>,
     service: Option<Arc<ServiceLabels>>,
     outcome: Outcome,
+    rules: Option<Arc<Rules>>,
+    dimensions: Box<[String]>,
 }
 
 impl<'a> KeyRef<'a> {
     pub(crate) fn of_request(event: &RequestEvent<'a>) -> Self {
         KeyRef {
+            tenant: (event.mesh, event.tenant),
             source: event.source,
             source_principal: event.source_principal,
             destination: event.destination,
@@ -48,15 +56,23 @@ impl<'a> KeyRef<'a> {
             outcome: Outcome {
                 protocol: event.protocol,
                 response_code: event.response_code,
-                grpc_status: event.grpc_status,
+                grpc_status: event.grpc_status.filter(|_| event.protocol == Protocol::Grpc),
                 flags: event.flags,
                 security: event.security,
             },
+            rules: event.rules,
+            dimensions: event.dimensions,
         }
+    }
+
+    /// Of a request's messages, which are counted before its outcome is known.
+    pub(crate) fn of_messages(event: &RequestEvent<'a>) -> Self {
+        KeyRef { outcome: Outcome::default(), ..KeyRef::of_request(event) }
     }
 
     pub(crate) fn of_connection(event: &ConnectionEvent<'a>) -> Self {
         KeyRef {
+            tenant: (event.mesh, event.tenant),
             source: event.source,
             source_principal: event.source_principal,
             destination: event.destination,
@@ -68,6 +84,8 @@ impl<'a> KeyRef<'a> {
                 flags: event.flags,
                 security: event.security,
             },
+            rules: event.rules,
+            dimensions: event.dimensions,
         }
     }
 
@@ -86,6 +104,10 @@ impl<'a> KeyRef<'a> {
         self.source_principal.hash(&mut state);
         self.service.map(|s| &*s.host).hash(&mut state);
         self.outcome.hash(&mut state);
+        if let Some(rules) = self.rules {
+            rules.fingerprint().hash(&mut state);
+            self.dimensions.hash(&mut state);
+        }
         state.finish()
     }
 
@@ -96,6 +118,8 @@ impl<'a> KeyRef<'a> {
             destination: self.destination.cloned(),
             service: self.service.cloned(),
             outcome: self.outcome,
+            rules: self.rules.cloned(),
+            dimensions: self.dimensions.into(),
         }
     }
 }
@@ -108,6 +132,8 @@ impl Key {
             && same(self.destination.as_ref(), other.destination)
             && same(self.service.as_ref(), other.service)
             && *self.source_principal == *other.source_principal
+            && same(self.rules.as_ref(), other.rules)
+            && *self.dimensions == *other.dimensions
     }
 }
 
@@ -147,6 +173,8 @@ mod tests {
     fn every_field_tells_keys_apart() {
         let (web, app) = (workload("web"), workload("app"));
         let service = Arc::new(ServiceLabels::default());
+        let rules = Arc::default();
+        let dimensions = ["value".to_owned()];
         let base = RequestEvent::default();
         let owned = KeyRef::of_request(&base).to_key();
         let changed = [
@@ -156,13 +184,17 @@ mod tests {
             RequestEvent { service: Some(&service), ..base.clone() },
             RequestEvent { protocol: Protocol::Grpc, ..base.clone() },
             RequestEvent { response_code: 200, ..base.clone() },
-            RequestEvent { grpc_status: Some(0), ..base.clone() },
+            RequestEvent { grpc_status: Some(0), protocol: Protocol::Grpc, ..base.clone() },
             RequestEvent { flags: ResponseFlags::RATE_LIMITED, ..base.clone() },
             RequestEvent { security: SecurityPolicy::MutualTls, ..base.clone() },
+            RequestEvent { rules: Some(&rules), ..base.clone() },
+            RequestEvent { dimensions: &dimensions, ..base.clone() },
         ];
         for event in &changed {
             assert!(!owned.is(&KeyRef::of_request(event)), "{event:?}");
         }
+        let refused = RequestEvent { grpc_status: Some(7), ..base.clone() };
+        assert!(owned.is(&KeyRef::of_request(&refused)), "a status that Envoy does not see");
         assert!(owned.is(&KeyRef::of_request(&RequestEvent { path: "/other", ..base })));
     }
 }

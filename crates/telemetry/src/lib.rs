@@ -13,8 +13,13 @@
 //!   hashed and compared as they are, `Arc`s by address first.
 //! - The first event of a series in a shard renders the labels and takes the registry's lock once. Two shards (or two
 //!   events that differ only beyond the bounds of a label) with the same rendered labels share one series.
-//! - The number of series is bounded ([`Settings::series_limit`]); what comes later is added to one series per family
-//!   whose labels are `other`, so that sums stay right.
+//! - The number of series is bounded, in all and per tenant ([`Settings::series_limit`],
+//!   [`Settings::tenant_series_limit`]); what comes later is added to a series whose labels are `other` except the
+//!   destination's namespace, so that sums stay right.
+//! - A series that nothing happened to for long leaves ([`Settings::series_idle`]): it stays exposed as it is for a
+//!   grace period, then it is gone, and comes back from 0. Prometheus' `rate()` is right through all of this.
+//! - A chain may change what is counted and by which labels ([`Rules`]). The labels of a metric follow from the
+//!   event, the rules and the values of the chain's own dimensions; equal labels are one series, whoever made them.
 //!
 //! # Metrics
 //!
@@ -22,13 +27,16 @@
 //! |---|---|---|
 //! | `istio_requests_total` | counter | Istio's, HTTP |
 //! | `istio_request_duration_milliseconds` | histogram | Istio's, HTTP |
+//! | `istio_request_bytes`, `istio_response_bytes` | histogram | Istio's, HTTP; heads and bodies |
+//! | `istio_request_messages_total`, `istio_response_messages_total` | counter | Istio's, without the outcome; gRPC |
 //! | `istio_tcp_connections_opened_total` | counter | Istio's, TCP |
 //! | `istio_tcp_connections_closed_total` | counter | Istio's, TCP |
 //! | `istio_tcp_sent_bytes_total` | counter | Istio's, TCP; bytes sent to the client |
 //! | `istio_tcp_received_bytes_total` | counter | Istio's, TCP; bytes read from the client |
 //! | `istio_build` | gauge, always 1 | `component="proxy"`, `tag` = version |
-//! | `cairn_telemetry_series` | gauge | `family` = `requests`, `connections` |
-//! | `cairn_telemetry_series_limit` | gauge | |
+//! | `cairn_telemetry_series` | gauge | `family` = `requests`, `messages`, `connections` |
+//! | `cairn_telemetry_series_limit`, `cairn_telemetry_tenant_series_limit` | gauge | |
+//! | `cairn_telemetry_series_removed_total` | counter | `family`: series that left |
 //! | `cairn_telemetry_series_dropped_total` | counter | `family`: label sets refused a series of their own |
 //! | `cairn_access_log_lines_total` | counter | `log` = `stdout`, `stderr`, `otlp` |
 //! | `cairn_access_log_dropped_total` | counter | `log`: lines and records that were dropped |
@@ -39,12 +47,15 @@
 #![forbid(unsafe_code)]
 
 pub mod access_log;
+mod budget;
 mod event;
 pub mod export;
 mod exposition;
+mod families;
 mod flags;
 mod key;
 mod labels;
+mod rules;
 mod series;
 mod store;
 mod telemetry;
@@ -55,6 +66,7 @@ pub use event::{
     ConnectionEvent, Protocol, RequestEvent, SecurityPolicy, ServiceLabels, Timings, WorkloadLabels,
 };
 pub use flags::ResponseFlags;
-pub use labels::MAX_LABEL_VALUE_BYTES;
+pub use labels::{MAX_LABEL_VALUE_BYTES, is_free_label, is_standard_label};
+pub use rules::{Metric, Rules, RulesBuilder};
 pub use telemetry::{Settings, ShardHandle, Telemetry};
 pub use writer::Writer;

@@ -1,19 +1,23 @@
 //! The door: events in, exposition out.
 
 use std::fmt;
+use std::io;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
 use crate::access_log::AccessLogs;
+use crate::budget::Budget;
 use crate::event::{ConnectionEvent, RequestEvent};
-use crate::exposition::{Exposition, Kind, number};
+use crate::exposition::Exposition;
+use crate::families;
 use crate::key::KeyRef;
 use crate::labels::LabelSet;
-use crate::series::{ConnectionCells, ConnectionTotals, RequestCells, RequestTotals};
-use crate::store::{Budget, Series, Store};
+use crate::series::{ConnectionCells, MessageCells, RequestCells};
+use crate::store::{Lifetimes, Store};
 use crate::writer::Writer;
 
 /// What [`Telemetry`] is made with.
@@ -23,6 +27,15 @@ pub struct Settings {
     pub shards: usize,
     /// Most series of Istio's metrics (label sets, over all families and shards). Default: 10,000.
     pub series_limit: usize,
+    /// Most of them that one tenant (a mesh and a namespace of destinations) may have. Default: half of them.
+    ///
+    /// Less than `series_limit`: the last quarter of all series is kept for tenants that have few.
+    pub tenant_series_limit: usize,
+    /// A series that nothing happened to for so long leaves. Default: an hour.
+    pub series_idle: Duration,
+    /// So long it is exposed as it is before it leaves; longer than Prometheus' scrape interval. Default: 5 minutes
+    /// (Istio: `graceful_deletion_interval`).
+    pub series_grace: Duration,
     /// Label `tag` of `istio_build`: the version that we report. Default: this package's.
     pub build_tag: String,
 }
@@ -32,6 +45,9 @@ impl Default for Settings {
         Settings {
             shards: std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
             series_limit: 10_000,
+            tenant_series_limit: 5_000,
+            series_idle: Duration::from_secs(3600),
+            series_grace: Duration::from_secs(300),
             build_tag: env!("CARGO_PKG_VERSION").to_owned(),
         }
     }
@@ -55,6 +71,7 @@ pub struct Telemetry {
 struct Stores {
     budget: Arc<Budget>,
     requests: Store<RequestCells>,
+    messages: Store<MessageCells>,
     connections: Store<ConnectionCells>,
 }
 
@@ -76,12 +93,21 @@ impl Telemetry {
 
     /// A store made to measure.
     pub fn with_settings(settings: Settings) -> Arc<Self> {
-        let Settings { shards, series_limit, build_tag } = settings;
-        let budget = Arc::new(Budget::new(series_limit));
+        let Settings {
+            shards,
+            series_limit,
+            tenant_series_limit,
+            series_idle,
+            series_grace,
+            build_tag,
+        } = settings;
+        let budget = Arc::new(Budget::new(series_limit, tenant_series_limit));
+        let lifetimes = Lifetimes { idle: series_idle, grace: series_grace };
         Arc::new(Telemetry {
             stores: Arc::new(Stores {
-                requests: Store::new(LabelSet::Http, shards, Arc::clone(&budget)),
-                connections: Store::new(LabelSet::Tcp, shards, Arc::clone(&budget)),
+                requests: Store::new(LabelSet::Http, shards, Arc::clone(&budget), lifetimes),
+                messages: Store::new(LabelSet::Messages, shards, Arc::clone(&budget), lifetimes),
+                connections: Store::new(LabelSet::Tcp, shards, Arc::clone(&budget), lifetimes),
                 budget,
             }),
             build_tag,
@@ -101,22 +127,34 @@ impl Telemetry {
         ShardHandle { stores: Arc::clone(&self.stores), shard: index }
     }
 
-    /// Counts a request that is over, in the calling thread's shard.
+    /// Counts a request that is over, without its messages, in the calling thread's shard.
     pub fn record_request(&self, event: &RequestEvent<'_>) {
         self.stores.request(thread_number(), event);
     }
 
-    /// Counts a TCP connection that begins, in the calling thread's shard.
+    /// Counts messages of a gRPC request, when it is over or in between, in the calling thread's shard.
     ///
-    /// Envoy reports the beginning with the labels known a few seconds later; so call this when the upstream is known
-    /// or has failed, and with the same labels as far as they are known.
-    pub fn connection_opened(&self, event: &ConnectionEvent<'_>) {
-        self.stores.connection_opened(thread_number(), event);
+    /// The outcome in the event does not matter: the metrics have no labels for it (Istio: the same).
+    pub fn record_messages(&self, event: &RequestEvent<'_>, requests: u64, responses: u64) {
+        self.stores.messages(thread_number(), event, requests, responses);
     }
 
-    /// Counts a TCP connection that is over, with its bytes, in the calling thread's shard.
-    pub fn record_connection(&self, event: &ConnectionEvent<'_>) {
-        self.stores.connection_closed(thread_number(), event);
+    /// Counts a TCP connection that begins, when its upstream is known or has failed, in the calling thread's shard.
+    pub fn connection_opened(&self, event: &ConnectionEvent<'_>) {
+        self.stores.connection(thread_number(), event, ConnectionCells::open);
+    }
+
+    /// Counts bytes of a TCP connection that were not counted before: sent to the client, and read from it.
+    ///
+    /// With the labels that it was opened with (Istio: the same). Also without a byte it says that the connection
+    /// lives, which keeps its series.
+    pub fn connection_moved(&self, event: &ConnectionEvent<'_>, sent: u64, received: u64) {
+        self.stores.connection(thread_number(), event, |cells| cells.moved(sent, received));
+    }
+
+    /// Counts that a TCP connection is over, with the labels that it was opened with.
+    pub fn connection_closed(&self, event: &ConnectionEvent<'_>) {
+        self.stores.connection(thread_number(), event, ConnectionCells::close);
     }
 
     /// Adds a collector, which is called at every scrape and writes what it has. It must not block.
@@ -133,15 +171,34 @@ impl Telemetry {
         }
     }
 
-    /// Everything, as Prometheus' text format 0.0.4 or as OpenMetrics 1.0.
-    ///
-    /// Families without a sample are left out. A series keeps its place from scrape to scrape.
+    /// [`Telemetry::write`] as a text.
     pub fn render(&self, openmetrics: bool) -> String {
-        let mut out = Exposition::new(openmetrics);
-        render_requests(&mut out, &self.stores.requests.series());
-        render_connections(&mut out, &self.stores.connections.series());
+        let mut text = Vec::new();
+        let _a_vector_takes_all = self.write(openmetrics, &mut text);
+        String::from_utf8(text).unwrap_or_default()
+    }
+
+    /// Everything, as Prometheus' text format 0.0.4 or as OpenMetrics 1.0, in pieces of about 64 KiB.
+    ///
+    /// Families without a sample are left out. A series keeps its place from scrape to scrape. The error is the
+    /// writer's.
+    pub fn write(&self, openmetrics: bool, to: &mut dyn io::Write) -> io::Result<()> {
+        self.sweep(Instant::now());
+        let mut out = Exposition::new(openmetrics, to);
+        let Stores { budget: _, requests, messages, connections } = &*self.stores;
+        families::requests(&mut out, &requests.series());
+        families::messages(&mut out, &messages.series());
+        families::connections(&mut out, &connections.series());
         self.collect().render(&mut out);
         out.finish()
+    }
+
+    /// Lets series go that nothing happened to for long. Each scrape does it, and seldom it is work.
+    pub fn sweep(&self, now: Instant) {
+        let Stores { budget: _, requests, messages, connections } = &*self.stores;
+        requests.sweep(now);
+        messages.sweep(now);
+        connections.sweep(now);
     }
 
     /// Our own numbers and those of the collectors.
@@ -153,16 +210,23 @@ impl Telemetry {
             &[("component", "proxy"), ("tag", &self.build_tag)],
             1.0,
         );
-        let Stores { budget, requests, connections } = &*self.stores;
+        let Stores { budget, requests, messages, connections } = &*self.stores;
         writer.gauge(
             "cairn_telemetry_series_limit",
             "Most series of Istio's metrics that may exist.",
             &[],
             budget.limit() as f64,
         );
-        for (family, series, dropped) in [
-            ("requests", requests.len(), requests.dropped()),
-            ("connections", connections.len(), connections.dropped()),
+        writer.gauge(
+            "cairn_telemetry_tenant_series_limit",
+            "Most of them that one tenant may have.",
+            &[],
+            budget.tenant_limit() as f64,
+        );
+        for (family, series, dropped, removed) in [
+            ("requests", requests.len(), requests.dropped(), requests.removed()),
+            ("messages", messages.len(), messages.dropped(), messages.removed()),
+            ("connections", connections.len(), connections.dropped(), connections.removed()),
         ] {
             let labels = [("family", family)];
             writer.gauge(
@@ -176,6 +240,12 @@ impl Telemetry {
                 "Times that a label set was refused a series of its own and was counted in the series other.",
                 &labels,
                 dropped,
+            );
+            writer.counter(
+                "cairn_telemetry_series_removed_total",
+                "Series that left because nothing happened to them for long.",
+                &labels,
+                removed,
             );
         }
         self.access_logs.write(&mut writer);
@@ -205,36 +275,60 @@ impl fmt::Debug for Telemetry {
 }
 
 impl ShardHandle {
-    /// Counts a request that is over.
+    /// Counts a request that is over, without its messages.
     pub fn record_request(&self, event: &RequestEvent<'_>) {
         self.stores.request(self.shard, event);
     }
 
-    /// Counts a TCP connection that begins; see [`Telemetry::connection_opened`].
-    pub fn connection_opened(&self, event: &ConnectionEvent<'_>) {
-        self.stores.connection_opened(self.shard, event);
+    /// Counts messages of a gRPC request, when it is over or in between.
+    ///
+    /// The outcome in the event does not matter: the metrics have no labels for it (Istio: the same).
+    pub fn record_messages(&self, event: &RequestEvent<'_>, requests: u64, responses: u64) {
+        self.stores.messages(self.shard, event, requests, responses);
     }
 
-    /// Counts a TCP connection that is over, with its bytes.
-    pub fn record_connection(&self, event: &ConnectionEvent<'_>) {
-        self.stores.connection_closed(self.shard, event);
+    /// Counts a TCP connection that begins, when its upstream is known or has failed.
+    pub fn connection_opened(&self, event: &ConnectionEvent<'_>) {
+        self.stores.connection(self.shard, event, ConnectionCells::open);
+    }
+
+    /// Counts bytes of a TCP connection that were not counted before: sent to the client, and read from it.
+    ///
+    /// With the labels that it was opened with (Istio: the same). Also without a byte it says that the connection
+    /// lives, which keeps its series.
+    pub fn connection_moved(&self, event: &ConnectionEvent<'_>, sent: u64, received: u64) {
+        self.stores.connection(self.shard, event, |cells| cells.moved(sent, received));
+    }
+
+    /// Counts that a TCP connection is over, with the labels that it was opened with.
+    pub fn connection_closed(&self, event: &ConnectionEvent<'_>) {
+        self.stores.connection(self.shard, event, ConnectionCells::close);
     }
 }
 
 impl Stores {
     fn request(&self, shard: usize, event: &RequestEvent<'_>) {
         let duration = event.timings.duration;
-        self.requests.record(shard, &KeyRef::of_request(event), |cells| cells.observe(duration));
-    }
-
-    fn connection_opened(&self, shard: usize, event: &ConnectionEvent<'_>) {
-        self.connections.record(shard, &KeyRef::of_connection(event), ConnectionCells::open);
-    }
-
-    fn connection_closed(&self, shard: usize, event: &ConnectionEvent<'_>) {
-        self.connections.record(shard, &KeyRef::of_connection(event), |cells| {
-            cells.close(event.bytes_out, event.bytes_in);
+        let request = event.head_bytes_in.saturating_add(event.bytes_in);
+        let response = event.head_bytes_out.saturating_add(event.bytes_out);
+        self.requests.record(shard, &KeyRef::of_request(event), |cells, metrics| {
+            cells.observe(metrics, duration, request, response);
         });
+    }
+
+    fn messages(&self, shard: usize, event: &RequestEvent<'_>, requests: u64, responses: u64) {
+        self.messages.record(shard, &KeyRef::of_messages(event), |cells, _| {
+            cells.add(requests, responses);
+        });
+    }
+
+    fn connection(
+        &self,
+        shard: usize,
+        event: &ConnectionEvent<'_>,
+        change: impl Fn(&ConnectionCells),
+    ) {
+        self.connections.record(shard, &KeyRef::of_connection(event), |cells, _| change(cells));
     }
 }
 
@@ -245,61 +339,4 @@ fn thread_number() -> usize {
         static NUMBER: usize = NEXT.fetch_add(1, Relaxed);
     }
     NUMBER.try_with(|number| *number).unwrap_or(0)
-}
-
-fn render_requests(out: &mut Exposition, all: &[Arc<Series<RequestCells>>]) {
-    let totals = |series: &Series<RequestCells>| {
-        let mut totals = RequestTotals::default();
-        series.for_each(|cells| totals.add(cells));
-        totals
-    };
-    if all.is_empty() {
-        return;
-    }
-    let name = "istio_requests";
-    out.family(name, Kind::Counter, "Requests that are over.");
-    for series in all {
-        out.sample(name, "_total", &series.labels, totals(series).count());
-    }
-    let name = "istio_request_duration_milliseconds";
-    out.family(
-        name,
-        Kind::Histogram,
-        "From the first byte of the request to the last of the reply.",
-    );
-    for series in all {
-        let totals = totals(series);
-        let count = totals.count();
-        for (bucket, cumulative) in totals.cumulative() {
-            let le = if out.openmetrics() { bucket.openmetrics } else { bucket.text };
-            out.bucket(name, &series.labels, le, cumulative);
-        }
-        out.bucket(name, &series.labels, "+Inf", count);
-        let sum = number(totals.sum_micros as f64 / 1000.0);
-        out.sample(name, "_sum", &series.labels, sum);
-        out.sample(name, "_count", &series.labels, count);
-    }
-}
-
-fn render_connections(out: &mut Exposition, all: &[Arc<Series<ConnectionCells>>]) {
-    type Field = fn(&ConnectionTotals) -> u64;
-    let families: [(&str, &str, Field); 4] = [
-        ("istio_tcp_connections_opened", "TCP connections that began.", |t| t.opened),
-        ("istio_tcp_connections_closed", "TCP connections that are over.", |t| t.closed),
-        ("istio_tcp_sent_bytes", "Bytes sent to clients of TCP connections.", |t| t.sent_bytes),
-        ("istio_tcp_received_bytes", "Bytes read from clients of TCP connections.", |t| {
-            t.received_bytes
-        }),
-    ];
-    if all.is_empty() {
-        return;
-    }
-    for (name, help, field) in families {
-        out.family(name, Kind::Counter, help);
-        for series in all {
-            let mut totals = ConnectionTotals::default();
-            series.for_each(|cells| totals.add(cells));
-            out.sample(name, "_total", &series.labels, field(&totals));
-        }
-    }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::exposition::{Exposition, Kind, is_metric_name, labels, number};
+use crate::families;
 
 /// Takes the samples of collectors and groups them into families, whatever order they come in.
 ///
@@ -37,15 +38,6 @@ enum Samples {
     Amount(BTreeMap<String, f64>),
     Gauge(BTreeMap<String, f64>),
 }
-
-const RESERVED: [&str; 6] = [
-    "istio_requests",
-    "istio_request_duration_milliseconds",
-    "istio_tcp_connections_opened",
-    "istio_tcp_connections_closed",
-    "istio_tcp_sent_bytes",
-    "istio_tcp_received_bytes",
-];
 
 /// Endings that would make a family's line look like a sample of another family.
 const SUFFIXES: [&str; 5] = ["_total", "_bucket", "_count", "_sum", "_created"];
@@ -101,7 +93,7 @@ impl Writer {
         self.rejected
     }
 
-    pub(crate) fn render(&self, out: &mut Exposition) {
+    pub(crate) fn render(&self, out: &mut Exposition<'_>) {
         for (name, Family { help, samples }) in &self.families {
             match samples {
                 Samples::Counter(samples) => {
@@ -135,7 +127,7 @@ impl Writer {
         empty: fn() -> Samples,
     ) -> Option<(&mut Family, String)> {
         let valid = is_metric_name(base)
-            && !RESERVED.contains(&base)
+            && !families::NAMES.contains(&base)
             && !SUFFIXES.iter().any(|suffix| base.ends_with(suffix));
         let labels = valid.then(|| labels(pairs)).flatten();
         let Some(labels) = labels else {
@@ -151,13 +143,16 @@ impl Writer {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
     fn text(writer: &Writer) -> String {
-        let mut out = Exposition::new(false);
+        let mut text = Vec::new();
+        let mut out = Exposition::new(false, &mut text);
         writer.render(&mut out);
-        out.finish()
+        out.finish().unwrap();
+        String::from_utf8(text).unwrap()
     }
 
     #[test]

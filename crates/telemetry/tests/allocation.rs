@@ -37,7 +37,9 @@ fn a_known_series_allocates_nothing() {
         telemetry.record_request(&request);
         shard.record_request(&request);
         shard.connection_opened(&connection);
-        shard.record_connection(&connection);
+        shard.connection_moved(&connection, 1, 2);
+        shard.connection_closed(&connection);
+        shard.record_messages(&request, 1, 2);
     };
     assert!(measure(|| record(&first)).count_total > 0, "the first time makes the series");
     assert_eq!(measure(|| record(&first)).count_total, 0);

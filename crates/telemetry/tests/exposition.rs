@@ -4,11 +4,11 @@
 mod support;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cairn_telemetry::{
-    ConnectionEvent, MAX_LABEL_VALUE_BYTES, Protocol, RequestEvent, ResponseFlags, SecurityPolicy,
-    ServiceLabels, Settings, Telemetry, Timings, WorkloadLabels,
+    ConnectionEvent, MAX_LABEL_VALUE_BYTES, Metric, Protocol, RequestEvent, ResponseFlags,
+    RulesBuilder, SecurityPolicy, ServiceLabels, Settings, Telemetry, Timings, WorkloadLabels,
 };
 use proptest::prelude::*;
 use support::Scrape;
@@ -98,9 +98,17 @@ fn one_request_in_both_formats() {
     let telemetry = Telemetry::with_settings(Settings {
         shards: 2,
         series_limit: 7,
+        tenant_series_limit: 6,
         build_tag: "1.2.3".into(),
+        ..Settings::default()
     });
-    telemetry.record_request(&Facts::new().request(Duration::from_micros(7_250)));
+    telemetry.record_request(&RequestEvent {
+        head_bytes_in: 90,
+        bytes_in: 10,
+        head_bytes_out: 120,
+        bytes_out: 2_000,
+        ..Facts::new().request(Duration::from_micros(7_250))
+    });
 
     let expected = |openmetrics: bool| {
         let plain = ["0.5", "1", "5", "10", "25", "50", "100", "250", "500", "1000", "2500"];
@@ -114,36 +122,58 @@ fn one_request_in_both_formats() {
         ]);
         let bounds: Vec<&str> = if openmetrics { canonical.collect() } else { plain.collect() };
         let total = if openmetrics { "" } else { "_total" };
-        let name = "istio_request_duration_milliseconds";
         let mut text = format!(
             "# HELP istio_requests{total} Requests that are over.\n\
              # TYPE istio_requests{total} counter\n\
-             istio_requests_total{{{GOLDEN}}} 1\n\
-             # HELP {name} From the first byte of the request to the last of the reply.\n\
-             # TYPE {name} histogram\n"
+             istio_requests_total{{{GOLDEN}}} 1\n"
         );
-        for (i, le) in bounds.iter().enumerate() {
-            let count = u8::from(i >= 3);
-            text += &format!("{name}_bucket{{{GOLDEN},le=\"{le}\"}} {count}\n");
+        for (name, help, from, sum) in [
+            (
+                "istio_request_duration_milliseconds",
+                "From the first byte of the request to the last of the reply.",
+                3,
+                "7.25",
+            ),
+            ("istio_request_bytes", "Bytes of requests, with their heads.", 6, "100"),
+            ("istio_response_bytes", "Bytes of responses, with their heads.", 10, "2120"),
+        ] {
+            text += &format!("# HELP {name} {help}\n# TYPE {name} histogram\n");
+            for (i, le) in bounds.iter().enumerate() {
+                let count = u8::from(i >= from);
+                text += &format!("{name}_bucket{{{GOLDEN},le=\"{le}\"}} {count}\n");
+            }
+            text += &format!(
+                "{name}_bucket{{{GOLDEN},le=\"+Inf\"}} 1\n\
+                 {name}_sum{{{GOLDEN}}} {sum}\n\
+                 {name}_count{{{GOLDEN}}} 1\n"
+            );
         }
         text += &format!(
-            "{name}_bucket{{{GOLDEN},le=\"+Inf\"}} 1\n\
-             {name}_sum{{{GOLDEN}}} 7.25\n\
-             {name}_count{{{GOLDEN}}} 1\n\
+            "\
              # HELP cairn_telemetry_samples_rejected{total} Samples of collectors that were left out since their name or labels are not valid.\n\
              # TYPE cairn_telemetry_samples_rejected{total} counter\n\
              cairn_telemetry_samples_rejected_total 0\n\
              # HELP cairn_telemetry_series Series of Istio's metrics that exist.\n\
              # TYPE cairn_telemetry_series gauge\n\
              cairn_telemetry_series{{family=\"connections\"}} 0\n\
+             cairn_telemetry_series{{family=\"messages\"}} 0\n\
              cairn_telemetry_series{{family=\"requests\"}} 1\n\
              # HELP cairn_telemetry_series_dropped{total} Times that a label set was refused a series of its own and was counted in the series other.\n\
              # TYPE cairn_telemetry_series_dropped{total} counter\n\
              cairn_telemetry_series_dropped_total{{family=\"connections\"}} 0\n\
+             cairn_telemetry_series_dropped_total{{family=\"messages\"}} 0\n\
              cairn_telemetry_series_dropped_total{{family=\"requests\"}} 0\n\
              # HELP cairn_telemetry_series_limit Most series of Istio's metrics that may exist.\n\
              # TYPE cairn_telemetry_series_limit gauge\n\
              cairn_telemetry_series_limit 7\n\
+             # HELP cairn_telemetry_series_removed{total} Series that left because nothing happened to them for long.\n\
+             # TYPE cairn_telemetry_series_removed{total} counter\n\
+             cairn_telemetry_series_removed_total{{family=\"connections\"}} 0\n\
+             cairn_telemetry_series_removed_total{{family=\"messages\"}} 0\n\
+             cairn_telemetry_series_removed_total{{family=\"requests\"}} 0\n\
+             # HELP cairn_telemetry_tenant_series_limit Most of them that one tenant may have.\n\
+             # TYPE cairn_telemetry_tenant_series_limit gauge\n\
+             cairn_telemetry_tenant_series_limit 6\n\
              # HELP istio_build Version of the proxy, in the label.\n\
              # TYPE istio_build gauge\n\
              istio_build{{component=\"proxy\",tag=\"1.2.3\"}} 1\n"
@@ -202,11 +232,12 @@ fn a_connection_from_start_to_end() {
     let open = scrape(&telemetry);
     assert_eq!(open.sum("istio_tcp_connections_opened_total"), 1.0);
     assert_eq!(open.sum("istio_tcp_connections_closed_total"), 0.0);
-    telemetry.record_connection(&ConnectionEvent {
-        bytes_in: 11,
-        bytes_out: 22,
-        ..facts.connection()
-    });
+    telemetry.connection_moved(&facts.connection(), 20, 10);
+    let moved = scrape(&telemetry);
+    assert_eq!(moved.sum("istio_tcp_received_bytes_total"), 10.0);
+    assert_eq!(moved.sum("istio_tcp_sent_bytes_total"), 20.0);
+    telemetry.connection_moved(&facts.connection(), 2, 1);
+    telemetry.connection_closed(&facts.connection());
     let closed = scrape(&telemetry);
     assert_eq!(closed.sum("istio_tcp_connections_opened_total"), 1.0);
     assert_eq!(closed.sum("istio_tcp_connections_closed_total"), 1.0);
@@ -223,6 +254,110 @@ fn a_connection_from_start_to_end() {
 }
 
 #[test]
+fn messages_are_counted_by_who_and_not_by_how_it_ended() {
+    let facts = Facts::new();
+    let telemetry = Telemetry::new(2);
+    for (code, requests, responses) in [(200, 1, 5), (503, 2, 0)] {
+        let event = RequestEvent {
+            response_code: code,
+            protocol: Protocol::Grpc,
+            ..facts.request(Duration::ZERO)
+        };
+        telemetry.record_messages(&event, requests, responses);
+        telemetry.shard(1).record_messages(&event, 1, 1);
+    }
+    let scrape = scrape(&telemetry);
+    let requests = scrape.named("istio_request_messages_total");
+    let [sample] = requests.as_slice() else { panic!("{requests:?}") };
+    assert_eq!((sample.value, sample.labels.len()), (5.0, 20));
+    assert_eq!(scrape.sum("istio_response_messages_total"), 7.0);
+    assert!(scrape.named("istio_requests_total").is_empty());
+}
+
+#[test]
+fn rules_change_labels_per_metric() {
+    let facts = Facts::new();
+    let mut builder = RulesBuilder::default();
+    builder.drop(Metric::RequestBytes);
+    builder.remove(Some(Metric::Requests), "destination_app");
+    builder.dimension(Some(Metric::Requests), "host", 0);
+    builder.dimension(None, "source_version", 1);
+    let rules = Arc::new(builder.build());
+    let dimensions = ["app.test".to_owned(), "v9".to_owned()];
+    let telemetry = Telemetry::new(1);
+    telemetry.record_request(&RequestEvent {
+        rules: Some(&rules),
+        dimensions: &dimensions,
+        ..facts.request(Duration::ZERO)
+    });
+    let scrape = scrape(&telemetry);
+    let one = |name: &str| scrape.named(name).into_iter().next().cloned().unwrap();
+    let requests = one("istio_requests_total");
+    assert_eq!(requests.label("destination_app"), None);
+    assert_eq!(requests.labels.last(), Some(&("host".to_owned(), "app.test".to_owned())));
+    assert_eq!(requests.label("source_version"), Some("v9"));
+    let bytes = one("istio_response_bytes_count");
+    assert_eq!(bytes.label("destination_app"), Some("app"));
+    assert_eq!((bytes.label("source_version"), bytes.label("host")), (Some("v9"), None));
+    assert!(scrape.named("istio_request_bytes_count").is_empty());
+}
+
+#[test]
+fn an_idle_series_leaves_and_comes_back_from_nothing() {
+    let facts = Facts::new();
+    let settings = Settings { shards: 1, ..Settings::default() };
+    let (idle, grace) = (settings.series_idle, settings.series_grace);
+    let telemetry = Telemetry::with_settings(settings);
+    let count = |expected: f64, series: f64| {
+        let scrape = scrape(&telemetry);
+        assert_eq!(scrape.sum("istio_requests_total"), expected);
+        assert_eq!(scrape.sum("cairn_telemetry_series"), series);
+    };
+    for _ in 0..3 {
+        telemetry.record_request(&facts.request(Duration::ZERO));
+    }
+    let start = Instant::now();
+    telemetry.sweep(start);
+    telemetry.sweep(start + idle);
+    count(3.0, 1.0);
+    telemetry.sweep(start + idle + grace);
+    count(0.0, 0.0);
+    assert_eq!(scrape(&telemetry).sum("cairn_telemetry_series_removed_total"), 1.0);
+    telemetry.record_request(&facts.request(Duration::ZERO));
+    count(1.0, 1.0);
+}
+
+#[test]
+fn a_tenant_has_its_share_and_no_event_is_lost() {
+    let facts = Facts::new();
+    let telemetry = Telemetry::with_settings(Settings {
+        shards: 1,
+        series_limit: 64,
+        tenant_series_limit: 16,
+        ..Settings::default()
+    });
+    for tenant in ["greedy", "modest"] {
+        for i in 0..if tenant == "greedy" { 100 } else { 5 } {
+            telemetry.record_request(&RequestEvent {
+                tenant,
+                response_code: 200 + i,
+                ..facts.request(Duration::ZERO)
+            });
+        }
+    }
+    let scrape = scrape(&telemetry);
+    assert_eq!(scrape.sum("istio_requests_total"), 105.0);
+    let others: Vec<_> = scrape
+        .named("istio_requests_total")
+        .into_iter()
+        .filter(|sample| sample.label("response_code") == Some("other"))
+        .map(|sample| (sample.label("destination_service_namespace").unwrap(), sample.value))
+        .collect();
+    // Both ask with the same labels: the modest one finds the series of the other.
+    assert_eq!(others, [("greedy", 84.0)]);
+}
+
+#[test]
 fn shards_are_merged() {
     let facts = Facts::new();
     let telemetry = Telemetry::new(4);
@@ -235,7 +370,8 @@ fn shards_are_merged() {
                     shard.record_request(&facts.request(Duration::from_millis(n)));
                     telemetry.record_request(&facts.request(Duration::from_millis(n)));
                     shard.connection_opened(&facts.connection());
-                    shard.record_connection(&ConnectionEvent { bytes_in: 1, ..facts.connection() });
+                    shard.connection_moved(&facts.connection(), 0, 1);
+                    shard.connection_closed(&facts.connection());
                 }
             });
         }
@@ -274,6 +410,7 @@ fn series_are_bounded_over_all_families_and_no_event_is_lost() {
     let facts = Facts::new();
     let telemetry =
         Telemetry::with_settings(Settings { shards: 2, series_limit: 5, ..Settings::default() });
+    assert!(Settings::default().tenant_series_limit > 5, "no shares");
     telemetry.connection_opened(&facts.connection());
     for i in 0..100 {
         telemetry.shard(usize::from(i)).record_request(&RequestEvent {
@@ -369,7 +506,12 @@ proptest! {
         help in text(),
         names in prop::collection::vec((text(), text(), text()), 0..4),
     ) {
-        let telemetry = Telemetry::with_settings(Settings { shards: 2, series_limit: 6, build_tag });
+        let telemetry = Telemetry::with_settings(Settings {
+            shards: 2,
+            series_limit: 6,
+            build_tag,
+            ..Settings::default()
+        });
         let service = Arc::new(ServiceLabels { host: host.as_str().into(), ..ServiceLabels::default() });
         let mut events = 0;
         for (i, workload) in workloads.iter().enumerate() {

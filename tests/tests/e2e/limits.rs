@@ -718,7 +718,7 @@ fn a_tcp_connection_tries_three_endpoints() {
         let mut tunnel = run.tunnel("10.96.0.10:9001").await;
         let mut rest = Vec::new();
         assert!(within("an end", tunnel.read_to_end(&mut rest)).await.is_err());
-        let closed = [("response_flags", "UF")];
+        let closed = [("response_flags", "UF,URX")];
         let counted =
             || sum(&run.waypoint.metrics(), "istio_tcp_connections_closed_total", &closed) == 1.0;
         eventually("UF is counted", counted).await;

@@ -208,3 +208,76 @@ fn what_is_open_is_counted() {
         eventually("no connection is open", || counter("cairn_connections") == 0).await;
     });
 }
+
+#[test]
+fn a_chain_changes_what_is_counted() {
+    drive(async {
+        let stage = Stage::new().await;
+        let routes = |cluster: &str| json!([at(json!({ "prefix": "/" }), cluster, json!({}))]);
+        let changes = json!({ "observe": { "metrics": {
+            "host_fallback": true,
+            "overrides": [
+                { "metric": "requests_total", "remove": ["source_app"], "dimensions": {
+                    "tier": "request.headers['x-tier']",
+                    "response_code": "response.code >= 500 ? 'bad' : 'good'",
+                } },
+                { "metric": "response_bytes", "drop": true },
+                { "dimensions": { "who": "filter_state.downstream_peer.namespace" } },
+            ],
+        } } });
+        let off = json!({ "observe": { "metrics": { "off": true } } });
+        let spec = stage
+            .spec()
+            .workload(json!({
+                "addresses": ["127.0.0.1"], "name": "client-1", "namespace": "web",
+                "service_account": "client", "trust_domain": "cluster.local",
+            }))
+            .http_with(VIP, routes("app"), changes)
+            .http_with("10.96.0.11:80", routes("app"), off);
+        let run = stage.run(&spec).await;
+        let mut http = run.http_to("10.96.0.11:80").await;
+        assert_eq!(http.get("/").await.unwrap().status, 200);
+        let mut http = run.http().await;
+        for (path, tier) in [("/", "x-tier: gold\r\n"), ("/status/503", "")] {
+            let head = format!("GET {path} HTTP/1.1\r\nHost: app.test\r\n{tier}\r\n");
+            http.send(&head).await.unwrap();
+            http.response().await.unwrap();
+        }
+        let common = [("who", "web"), ("destination_service", "app.test")];
+        for (code, tier) in [("good", "gold"), ("bad", "unknown")] {
+            let labels = [common.as_slice(), &[("response_code", code), ("tier", tier)]].concat();
+            eventually(code, || requests(&run.waypoint.metrics(), &labels) == 1.0).await;
+        }
+        let samples = run.waypoint.metrics();
+        assert_eq!(requests(&samples, &[]), 2.0, "nothing of the chain that is off");
+        let duration = "istio_request_duration_milliseconds_count";
+        for code in ["200", "503"] {
+            let labels = [common.as_slice(), &[("response_code", code)]].concat();
+            assert_eq!(sum(&samples, duration, &labels), 1.0, "{code}");
+        }
+        let named = |name: &str| samples.iter().filter(|one| one.name == name).collect::<Vec<_>>();
+        assert!(named("istio_requests_total").iter().all(|one| one.label("source_app").is_none()));
+        assert!(named(duration).iter().all(|one| one.label("source_app").is_some()));
+        assert!(named(duration).iter().all(|one| one.label("tier").is_none()));
+        assert_eq!(named("istio_request_bytes_count").len(), 2);
+        assert!(named("istio_response_bytes_count").is_empty());
+    });
+}
+
+#[test]
+fn sizes_are_those_of_heads_and_bodies() {
+    drive(async {
+        let (_stage, run) =
+            Stage::routed(json!([at(json!({ "prefix": "/" }), "app", json!({}))])).await;
+        let mut http = run.http().await;
+        let head = "POST /sink HTTP/1.1\r\nHost: app.test\r\nContent-Length: 1000\r\n\r\n";
+        let request = format!("{head}{}", "x".repeat(1000));
+        http.send(&request).await.unwrap();
+        let response = http.response().await.unwrap();
+        let name = "istio_request_bytes_sum";
+        eventually(name, || sum(&run.waypoint.metrics(), name, &[]) == request.len() as f64).await;
+        let body = response.text().len() as f64;
+        let sent = sum(&run.waypoint.metrics(), "istio_response_bytes_sum", &[]);
+        assert!(sent > body + 50.0 && sent < body + 1000.0, "{sent} for a body of {body}");
+    });
+}

@@ -10,6 +10,7 @@ mod drain;
 mod layers;
 mod load;
 mod mesh;
+mod metrics;
 mod outage;
 mod pages;
 mod pod;

@@ -11,6 +11,7 @@
 mod clusters;
 mod configured;
 mod envoy;
+pub mod scrape;
 pub mod server;
 mod waypoint;
 
@@ -45,7 +46,7 @@ const PAGES: [(&str, &str, &str); 10] = [
         "/logging?level=FILTER",
         "changes the log filter, for example to info,cairn_proxy=debug",
     ),
-    ("GET", "/stats/prometheus", "metrics; OpenMetrics where it is asked for"),
+    ("GET", "/stats/prometheus", "metrics; OpenMetrics where it is asked for, and gzip"),
     ("GET", "/load", "how busy the process is, as JSON"),
     ("GET", "/ready", "200 when traffic is welcome, else 503 and what it waits for"),
     ("POST", "/quitquitquit", "drains and ends the process"),
@@ -152,7 +153,7 @@ impl Admin {
     }
 
     fn metrics(&self, request: &Parts) -> Page {
-        metrics_of(&self.telemetry, request)
+        scrape::metrics(&self.telemetry, request)
     }
 
     fn ready(&self) -> Page {
@@ -187,14 +188,6 @@ impl Admin {
         self.quit.notify_one();
         text(StatusCode::OK, "draining\n")
     }
-}
-
-/// All metrics, in the format that is asked for.
-pub fn metrics_of(telemetry: &Telemetry, request: &Parts) -> Page {
-    let accept = request.headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
-    let openmetrics = accept.is_some_and(|accept| accept.contains("application/openmetrics-text"));
-    let body = telemetry.render(openmetrics);
-    page(StatusCode::OK, Telemetry::content_type(openmetrics), body)
 }
 
 /// How busy the process is.

@@ -93,6 +93,14 @@ pub fn page(status: StatusCode, content_type: &'static str, body: String) -> Pag
     with_headers(status, content_type, body.boxed_unsync())
 }
 
+/// 200, in a coding that the visitor takes.
+pub fn encoded(content_type: &'static str, coding: &'static str, body: Vec<u8>) -> Page {
+    let body = Full::new(Bytes::from(body)).map_err(|never| match never {});
+    let mut page = with_headers(StatusCode::OK, content_type, body.boxed_unsync());
+    page.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static(coding));
+    page
+}
+
 /// 200, made of pieces as they come; an error breaks it off.
 pub fn streamed(content_type: &'static str, pieces: mpsc::Receiver<io::Result<Bytes>>) -> Page {
     let frames = futures::stream::unfold(pieces, |mut pieces| async {

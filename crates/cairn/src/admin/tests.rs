@@ -182,6 +182,30 @@ async fn metrics_come_in_both_formats() {
 }
 
 #[tokio::test]
+async fn metrics_are_compressed_where_that_is_taken() {
+    let pages = start().await;
+    let accept = "accept-encoding: gzip\r\naccept: application/openmetrics-text\r\n";
+    for (at, path) in [(pages.metrics, "/metrics"), (pages.admin, "/stats/prometheus")] {
+        let mut stream = TcpStream::connect(at).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\n{accept}\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.unwrap();
+        let end = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n").unwrap();
+        let (head, body) = answer.split_at(end + 4);
+        let head = String::from_utf8(head.to_vec()).unwrap();
+        assert!(head.contains("content-encoding: gzip\r\n"), "{head}");
+        assert!(
+            head.contains("content-type: application/openmetrics-text; version=1.0.0"),
+            "{head}"
+        );
+        let mut text = String::new();
+        std::io::Read::read_to_string(&mut flate2::read::GzDecoder::new(body), &mut text).unwrap();
+        assert!(text.contains("istio_build{") && text.ends_with("# EOF\n"), "{text}");
+    }
+}
+
+#[tokio::test]
 async fn only_a_post_of_a_person_quits() {
     let pages = start().await;
     assert_eq!(get(pages.admin, "/quitquitquit").await.0, 405);

@@ -8,8 +8,9 @@
 //! | 15090 | Prometheus | `/stats/prometheus` |
 
 use super::envoy::EnvoyPages;
+use super::scrape;
 use super::server::{self, LONG, Page, SHORT, not_found, text};
-use super::{load_of, metrics_of, read, ready_of, refuse_write};
+use super::{load_of, read, ready_of, refuse_write};
 use crate::load::Reporter;
 use crate::ready::Readiness;
 use cairn_telemetry::Telemetry;
@@ -69,7 +70,7 @@ impl WaypointPages {
     }
 
     fn answer(&self, door: Door, request: &Parts) -> Page {
-        let metrics = || read(request, || metrics_of(&self.telemetry, request));
+        let metrics = || read(request, || scrape::metrics(&self.telemetry, request));
         let ready = || read(request, || ready_of(&self.readiness));
         match (door, request.uri.path()) {
             (Door::Admin, path) => {

@@ -1,4 +1,4 @@
-//! A report for Prometheus. `docs/metrics.md` lists the series.
+//! A report for Prometheus. `docs/telemetry.md` lists the series.
 
 use cairn_autoscale::{Capacity, Connections, LoadReport, Queue, Queues, Shed, TenantLoad};
 use cairn_telemetry::Writer;

@@ -6,7 +6,7 @@ use super::snapshot::Snapshot;
 use super::target::Acting;
 use super::token::PoolToken;
 use crate::admin::server::{self, Page, SHORT, page, text};
-use crate::admin::{metrics_of, read, ready_of};
+use crate::admin::{read, ready_of, scrape};
 use crate::ready::Readiness;
 use cairn_kube::Leadership;
 use cairn_telemetry::Telemetry;
@@ -65,7 +65,7 @@ impl Pages {
             "/decision" => read(request, || self.decision(request)),
             "/fleet" => read(request, || self.fleet(request)),
             "/stats/prometheus" | "/metrics" => {
-                read(request, || metrics_of(&self.telemetry, request))
+                read(request, || scrape::metrics(&self.telemetry, request))
             }
             "/healthz/ready" | "/ready" => read(request, || ready_of(&self.readiness)),
             _ => server::not_found(),

@@ -13,7 +13,7 @@ use cairn_xds::store::Store;
 use cairn_xds::translate::{Counters, Unsupported};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::watch;
 
 /// Series of one family that name things of the configuration; the others are counted in one more.
@@ -39,6 +39,8 @@ pub struct Sources {
     pub memory: Used,
     /// Memory that may be used.
     pub memory_limit: Option<u64>,
+    /// When the process began.
+    pub started: Instant,
 }
 
 impl Sources {
@@ -49,6 +51,7 @@ impl Sources {
         self.certificate(writer);
         self.istiod(writer);
         self.configuration(writer);
+        self.envoy(writer);
         let used = self.memory.get();
         writer.gauge("process_resident_memory_bytes", "Memory in use.", &[], used as f64);
         if let Some(limit) = self.memory_limit {
@@ -146,6 +149,35 @@ impl Sources {
     }
 }
 
+impl Sources {
+    /// What Istio's dashboards, and alerts that people write, ask of Envoy itself, by Envoy's names.
+    ///
+    /// Envoy's counters without `_total` are gauges here: both text formats ask for the suffix.
+    fn envoy(&self, writer: &mut Writer) {
+        let ads = self.ads.borrow().clone();
+        let published = self.published.borrow().clone();
+        let live = f64::from(u8::from(self.readiness.check().is_ok()));
+        writer.gauge("envoy_server_live", "1 when traffic is welcome.", &[], live);
+        let up = self.started.elapsed().as_secs() as f64;
+        writer.gauge("envoy_server_uptime", "Seconds since the start.", &[], up);
+        for (name, value) in envoy_stats(&ads, &published) {
+            if let Some(of_istiod) = name.strip_prefix("cluster.xds-grpc.") {
+                let labels = [("cluster_name", "xds-grpc")];
+                let help = "Of the stream to istiod.";
+                let name = format!("envoy_cluster_{of_istiod}");
+                if name.ends_with("_total") {
+                    writer.counter(&name, help, &labels, value);
+                } else {
+                    writer.gauge(&name, help, &labels, value as f64);
+                }
+            } else {
+                let name = format!("envoy_{}", name.replace('.', "_"));
+                writer.gauge(&name, "As Envoy has it.", &[], value as f64);
+            }
+        }
+    }
+}
+
 /// One series for each finding up to a bound, and one for how many there are beyond it.
 fn findings(writer: &mut Writer, name: &str, help: &str, findings: &[Unsupported]) {
     for Unsupported { kind, name: thing, reason: _ } in findings.iter().take(MAX_NAMED) {
@@ -167,12 +199,16 @@ pub fn answer_ages(ads: &AdsStatus) -> BTreeMap<String, f64> {
     ages.collect()
 }
 
-/// For `/stats`, by Envoy's names.
+/// By the names of Envoy's `/stats`.
 pub fn envoy_stats(ads: &AdsStatus, published: &Published) -> Vec<(String, u64)> {
     let mut stats = vec![
         ("control_plane.connected_state".to_owned(), u64::from(ads.connected)),
         ("cluster.xds-grpc.upstream_cx_total".to_owned(), ads.streams),
         ("cluster.xds-grpc.upstream_cx_active".to_owned(), u64::from(ads.connected)),
+        (
+            "cluster.xds-grpc.upstream_cx_connect_fail".to_owned(),
+            (ads.reconnects + u64::from(ads.connected)).saturating_sub(ads.streams),
+        ),
         ("listener_manager.workers_started".to_owned(), u64::from(published.snapshots > 0)),
     ];
     for (kind, prefix) in

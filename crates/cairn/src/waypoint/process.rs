@@ -161,7 +161,13 @@ async fn open(pod: &Pod, logging: Logging) -> Result<Parts, Failure> {
     let awaited = std::iter::once(CERTIFICATE).chain(startup::awaited()).map(str::to_owned);
     let readiness = Arc::new(Readiness::waiting_for(awaited));
     let threads = pod.settings.workers;
-    let telemetry = Telemetry::new(threads);
+    let telemetry = Telemetry::with_settings(cairn_telemetry::Settings {
+        shards: threads,
+        series_limit: pod.settings.metric_series,
+        tenant_series_limit: pod.settings.metric_series.div_ceil(2),
+        series_idle: pod.settings.metric_idle,
+        ..cairn_telemetry::Settings::default()
+    });
     let quit = Arc::new(Notify::new());
     let workers = Workers::start(threads, Placement::Local)
         .map_err(|error| Failure::new(format!("worker threads do not start: {error}")))?;
@@ -280,6 +286,7 @@ async fn start(pod: &Pod, parts: &Parts) -> Result<Serving, Failure> {
         feeder: feeder.clone(),
         memory: parts.memory.clone(),
         memory_limit,
+        started: parts.started.instant,
     };
     parts.telemetry.register(Box::new(move |writer| sources.write(writer)));
     let running: Arc<OnceLock<Arc<Running>>> = Arc::default();

@@ -50,6 +50,10 @@ pub struct Settings {
     pub memory_limit: Option<u64>,
     /// What the pod can do, for the autoscaler (`CAIRN_BANDWIDTH`, `CAIRN_CAPACITY`).
     pub load: LoadSettings,
+    /// Most series of Istio's metrics (`CAIRN_METRIC_SERIES`).
+    pub metric_series: usize,
+    /// A series leaves that nothing happened to for so long (`CAIRN_METRIC_IDLE`).
+    pub metric_idle: Duration,
     /// What was not understood, in words.
     pub warnings: Vec<String>,
 }
@@ -140,6 +144,11 @@ impl Settings {
         let memory_percent =
             reader.number("CAIRN_MEMORY_PERCENT", "a number of percent").unwrap_or(MEMORY_PERCENT);
         let load = reader.load();
+        let telemetry = cairn_telemetry::Settings::default();
+        let metric_series = reader
+            .number("CAIRN_METRIC_SERIES", "a number of series")
+            .unwrap_or(telemetry.series_limit);
+        let metric_idle = reader.duration("CAIRN_METRIC_IDLE").unwrap_or(telemetry.series_idle);
         Ok(Settings {
             id,
             ca,
@@ -159,6 +168,8 @@ impl Settings {
             memory_percent,
             memory_limit,
             load,
+            metric_series,
+            metric_idle,
             warnings: reader.warnings,
         })
     }

@@ -5,7 +5,7 @@ mod metrics;
 pub mod tracing;
 
 pub use access_log::{AccessLog, Entry, Field, OtelLog, Stream, TunnelLogs};
-pub use metrics::Metrics;
+pub use metrics::{METRICS, MetricOverride, Metrics, REPORT_INTERVAL, is_label_name};
 pub use tracing::Tracing;
 
 use crate::error::Context;

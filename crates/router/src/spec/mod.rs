@@ -23,8 +23,8 @@ pub use destination::{
 pub use matching::{CidrRange, HeaderMatch, QueryMatch, StringMatch, ValueMatch};
 pub use observe::{
     AccessLog, Comparison, ComparisonOp, CustomTag, GrpcCollector, HttpCollector, Line, LogFilter,
-    LogFormat, LogSink, LogTarget, LogValue, Metrics, Named, Observe, OpenTelemetry, OtelLog,
-    OtlpCollector, TagValue, TraceProvider, Tracing, TunnelLogs, Zipkin,
+    LogFormat, LogSink, LogTarget, LogValue, MetricOverride, Metrics, Named, Observe,
+    OpenTelemetry, OtelLog, OtlpCollector, TagValue, TraceProvider, Tracing, TunnelLogs, Zipkin,
 };
 pub use rbac::{Action, Permission, Policy, Principal, Rbac};
 pub use route::{

@@ -28,7 +28,6 @@ pub(super) struct Chain {
     pub name: String,
     pub body: Body,
     pub notes: Notes,
-    pub stats: Option<PluginConfig>,
     pub baggage: bool,
     /// Names of ECDS resources.
     pub discovered: Vec<String>,
@@ -60,7 +59,6 @@ pub(super) fn chain(bytes: &[u8]) -> Result<Chain, Undecodable> {
         name: String::new(),
         body: Body::Tcp(broken_tcp("")),
         notes: Notes::default(),
-        stats: None,
         baggage: false,
         discovered: Vec::new(),
     };
@@ -79,7 +77,6 @@ pub(super) fn chain(bytes: &[u8]) -> Result<Chain, Undecodable> {
             http::TYPE if number == last => {
                 let translated = http::chain(&config.value, &mut subject)?;
                 subject.refuse_if(!before.rbac.is_empty(), "network RBAC in front of HTTP");
-                chain.stats = translated.filters.stats;
                 chain.baggage = translated.filters.baggage;
                 chain.discovered = translated.filters.discovered;
                 chain.body = Body::Http(translated.chain);
@@ -88,7 +85,6 @@ pub(super) fn chain(bytes: &[u8]) -> Result<Chain, Undecodable> {
             TCP_PROXY if number == last => {
                 let rbac = std::mem::take(&mut before.rbac);
                 let proxied = tcp(config, rbac, before.stats.as_ref(), &mut subject)?;
-                chain.stats = before.stats.take();
                 chain.body = Body::Tcp(proxied);
                 done = true;
             }

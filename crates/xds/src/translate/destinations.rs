@@ -11,7 +11,6 @@ use super::shallow::{Digest, parts, split};
 use super::unsupported::{Notes, Subject, Unsupported};
 use super::wire::{Undecodable, decode, type_name};
 use cairn_proto::envoy as pb;
-use cairn_proto::stats::PluginConfig;
 use cairn_router::spec::{AccessLog, ConnectionPolicy, Destination, HttpChain, TcpChain};
 use pb::envoy::config::listener::v3::listener_filter::ConfigType as ListenerFilterConfig;
 use pb::envoy::config::listener::v3::{Listener, ListenerFilter};
@@ -64,7 +63,6 @@ struct KeptChain {
     /// Some destination leads here.
     used: bool,
     notes: Notes,
-    stats: Option<Arc<PluginConfig>>,
     baggage: bool,
     discovered: Vec<String>,
 }
@@ -285,20 +283,6 @@ impl Destinations {
         self.made.values().map(|made| &made.spec)
     }
 
-    /// `istio.stats` by destination and kind of chain.
-    pub(super) fn stats(&self) -> BTreeMap<(String, &'static str), Arc<PluginConfig>> {
-        let mut all = BTreeMap::new();
-        for (name, made) in &self.made {
-            for (kind, digest) in [("http", made.http), ("tcp", made.tcp)] {
-                let kept = digest.and_then(|digest| self.chains.get(&digest));
-                if let Some(stats) = kept.and_then(|kept| kept.stats.as_ref()) {
-                    all.insert((name.clone(), kind), Arc::clone(stats));
-                }
-            }
-        }
-        all
-    }
-
     pub(super) fn baggage(&self) -> bool {
         self.chains.values().any(|kept| kept.baggage)
     }
@@ -338,7 +322,7 @@ pub(super) trait Owners {
 
 impl KeptChain {
     fn of(from: Chain) -> Self {
-        let Chain { name, body, notes, stats, baggage, discovered } = from;
+        let Chain { name, body, notes, baggage, discovered } = from;
         KeptChain {
             name,
             is_http: matches!(body, Body::Http(_)),
@@ -346,7 +330,6 @@ impl KeptChain {
             holder: None,
             used: false,
             notes,
-            stats: stats.map(Arc::new),
             baggage,
             discovered,
         }
@@ -362,7 +345,6 @@ impl KeptChain {
             holder: None,
             used: false,
             notes,
-            stats: None,
             baggage: false,
             discovered: Vec::new(),
         }

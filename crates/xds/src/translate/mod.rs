@@ -41,7 +41,6 @@ pub use unsupported::{MAX_FINDINGS, Unsupported};
 
 use crate::feed::{Consumer, Kind, Rejected, Resource, Update, Wanted};
 use cairn_proto::envoy as pb;
-use cairn_proto::stats::PluginConfig;
 use cairn_router::spec::{AccessLog, EndpointTransport, Resources, TunnelLogs};
 use cluster::Role;
 use destinations::{Count, Destinations, Gate, Owners};
@@ -333,11 +332,6 @@ impl Translator {
                 .unwrap_or_default(),
             baggage: terminate.is_some_and(|kept| kept.baggage) || self.destinations.baggage(),
         }
-    }
-
-    /// `istio.stats` by destination and kind of its chain (`http`, `tcp`).
-    pub fn stats(&self) -> BTreeMap<(String, &'static str), Arc<PluginConfig>> {
-        self.destinations.stats()
     }
 
     fn originate(&self) -> Option<&Originate> {

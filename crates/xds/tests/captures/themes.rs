@@ -92,7 +92,6 @@ fn facts_of_the_listener() {
     assert_eq!(originate.port, 15008);
     assert_eq!(originate.idle_timeout, Some(seconds(3600)));
     assert!(!facts.baggage);
-    assert!(!plain.stats().is_empty());
     assert!(translated("multi-network").facts().baggage);
 }
 
@@ -187,4 +186,28 @@ fn pods_by_their_addresses() {
     let encap = resources.clusters.iter().find(|cluster| cluster.name == "encap").unwrap();
     let original = encap.original_destination.unwrap();
     assert_eq!(original.transport, cairn_router::spec::EndpointTransport::Hbone);
+}
+
+/// A service whose Telemetry turns metrics off has no filter for them, another one has changes.
+#[test]
+fn telemetry_of_services() {
+    let resources = translated("telemetry").resources();
+    let metrics = |name: &str| {
+        let mut named = resources.destinations.iter().filter(|one| one.name.contains(name));
+        let one = named.next().unwrap();
+        let http = one.http.as_ref().and_then(|chain| chain.observe.as_ref());
+        let tcp = one.tcp.as_ref().and_then(|chain| chain.observe.as_ref());
+        http.or(tcp).and_then(|observe| observe.metrics.clone())
+    };
+    assert!(metrics("|80|http|quiet.tel").unwrap().off);
+    assert_eq!(metrics("|4317|http|collector.tel"), None);
+    for name in ["|80|http|app.tel", "|9100|tcp|app.tel"] {
+        let metrics = metrics(name).unwrap();
+        assert_eq!(metrics.report_interval, Some(std::time::Duration::from_secs(10)));
+        let [requests, bytes] = metrics.overrides.as_slice() else { panic!("{metrics:?}") };
+        assert_eq!(requests.metric.as_deref(), Some("requests_total"));
+        assert_eq!(requests.remove, ["destination_app"]);
+        assert_eq!(requests.dimensions["peer_ns"], "filter_state.upstream_peer.namespace");
+        assert_eq!((bytes.metric.as_deref(), bytes.drop), (Some("request_bytes"), true));
+    }
 }

@@ -5,6 +5,7 @@ mod chains;
 mod clusters;
 mod endpoints;
 mod matchers;
+mod metrics;
 mod mutations;
 mod policies;
 mod routes;

@@ -17,8 +17,10 @@ use cairn_proto::envoy::envoy::config::listener::v3::{FilterChain, Listener};
 use cairn_proto::envoy::envoy::config::route::v3::route::Action;
 use cairn_proto::envoy::envoy::config::route::v3::route_action::ClusterSpecifier;
 use cairn_proto::envoy::envoy::config::route::v3::{Route, RouteConfiguration};
-use cairn_proto::envoy::envoy::extensions::filters::network::http_connection_manager::v3::{HttpConnectionManager, HttpFilter};
+use cairn_proto::envoy::envoy::extensions::filters::network::http_connection_manager::v3::{HttpConnectionManager, HttpFilter, http_filter};
 use cairn_proto::envoy::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::RouteSpecifier;
+use cairn_proto::envoy::envoy::extensions::filters::network::tcp_proxy::v3::TcpProxy;
+use cairn_proto::envoy::envoy::extensions::filters::network::tcp_proxy::v3::tcp_proxy::ClusterSpecifier as TcpCluster;
 use cairn_proto::envoy::envoy::service::discovery::v3::Resource;
 use cairn_proto::envoy::google::protobuf::value::Kind as ValueKind;
 use cairn_proto::envoy::google::protobuf::{Any, StringValue, Struct, UInt32Value, Value};
@@ -27,6 +29,7 @@ use cairn_proto::envoy::xds::r#type::matcher::v3::Matcher;
 use cairn_proto::envoy::xds::r#type::matcher::v3::matcher::matcher_tree::{MatchMap, TreeType};
 use cairn_proto::envoy::xds::r#type::matcher::v3::matcher::{MatcherTree, MatcherType, OnMatch, on_match};
 use cairn_proto::prost::{self, Message, Name};
+use cairn_proto::stats::{PluginConfig, Reporter};
 use cairn_proto::workload::Workload;
 use cairn_xds::feed::Kind;
 
@@ -158,6 +161,75 @@ pub fn chain(service: &str, manager: &HttpConnectionManager) -> FilterChain {
     chain
 }
 
+/// The chain of a service whose bytes are nobody's business, with its metrics told so.
+pub fn tcp_chain(service: &str, stats: &PluginConfig) -> FilterChain {
+    let listener: Listener = recorded(Kind::Listener, "main_internal");
+    let opaque = |chain: &FilterChain| {
+        let names: Vec<&str> = chain.filters.iter().map(|filter| filter.name.as_str()).collect();
+        chain.name.starts_with("inbound-vip|") && names.ends_with(&["istio.stats", TCP_PROXY])
+    };
+    let mut chain = listener.filter_chains.into_iter().find(opaque).unwrap();
+    chain.name = name(service);
+    for filter in &mut chain.filters {
+        let Some(ConfigType::TypedConfig(config)) = &mut filter.config_type else { continue };
+        match filter.name.as_str() {
+            "istio.stats" => *config = stats_of(stats),
+            TCP_PROXY => {
+                let mut proxy = TcpProxy::decode(config.value.as_slice()).unwrap();
+                proxy.cluster_specifier = Some(TcpCluster::Cluster(name(service)));
+                *config = pack(&proxy);
+            }
+            _ => {}
+        }
+    }
+    chain
+}
+
+const TCP_PROXY: &str = "envoy.filters.network.tcp_proxy";
+
+/// Settings of Istio's metrics, as istiod gives them where nobody wishes anything.
+pub fn stats() -> PluginConfig {
+    PluginConfig {
+        disable_host_header_fallback: true,
+        reporter: Reporter::ServerGateway as i32,
+        ..PluginConfig::default()
+    }
+}
+
+fn stats_of(stats: &PluginConfig) -> Any {
+    Any {
+        type_url: "type.googleapis.com/stats.PluginConfig".to_owned(),
+        value: stats.encode_to_vec(),
+    }
+}
+
+/// Changes the settings of a manager's metrics.
+pub fn set_stats(manager: &mut HttpConnectionManager, stats: &PluginConfig) {
+    let mut filters = manager.http_filters.iter_mut();
+    let filter = filters.find(|filter| filter.name == "istio.stats").unwrap();
+    filter.config_type = Some(http_filter::ConfigType::TypedConfig(stats_of(stats)));
+}
+
+/// The settings of metrics that istiod made of the recorded Telemetry with changes.
+pub fn recorded_stats() -> PluginConfig {
+    let recording = capture(&captures().join("telemetry"));
+    let listeners = recording.iter().filter(|(kind, _)| *kind == Kind::Listener);
+    for resource in listeners.flat_map(|(_, all)| all) {
+        let Some(body) = &resource.resource else { continue };
+        let listener = Listener::decode(body.value.as_slice()).unwrap();
+        for filter in listener.filter_chains.iter().flat_map(|chain| &chain.filters) {
+            if let Some(ConfigType::TypedConfig(config)) = &filter.config_type
+                && config.type_url.ends_with("stats.PluginConfig")
+                && let Ok(stats) = PluginConfig::decode(config.value.as_slice())
+                && !stats.metrics.is_empty()
+            {
+                return stats;
+            }
+        }
+    }
+    panic!("the recording has no changes of metrics")
+}
+
 /// The listener with all chains, each for port 80 of an address.
 pub fn main_internal<'a>(chains: impl IntoIterator<Item = (IpAddr, &'a FilterChain)>) -> Resource {
     let mut listener: Listener = recorded(Kind::Listener, "main_internal");
@@ -243,6 +315,16 @@ pub fn cluster(service: &str) -> Cluster {
     let mut cluster: Cluster = recorded(Kind::Cluster, &name(MODEL));
     cluster.name = name(service);
     cluster.alt_stat_name = format!("{};", cluster.name);
+    let metadata = cluster.metadata.as_mut().and_then(|all| all.filter_metadata.get_mut("istio"));
+    if let Some(ValueKind::ListValue(services)) =
+        metadata.and_then(|istio| istio.fields.get_mut("services")).and_then(|of| of.kind.as_mut())
+        && let Some(ValueKind::StructValue(first)) =
+            services.values.first_mut().and_then(|first| first.kind.as_mut())
+    {
+        let host = format!("{service}.{NAMESPACE}.svc.cluster.local");
+        first.fields.extend(one_text("host", &host).fields);
+        first.fields.extend(one_text("name", service).fields);
+    }
     if let Some(eds) = &mut cluster.eds_cluster_config {
         eds.service_name.clone_from(&cluster.name);
     }

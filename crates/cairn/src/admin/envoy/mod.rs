@@ -55,7 +55,7 @@ pub const PAGES: [(&str, &str, &str); 17] = [
     ("GET", "/ready", "200 when traffic is welcome, else 503 and what it waits for"),
     ("GET", "/server_info", "version, state, uptime and node, as JSON"),
     ("GET", "/stats", "numbers; ?format=json or prometheus, ?filter=REGEX, ?usedonly"),
-    ("GET", "/stats/prometheus", "metrics; OpenMetrics where it is asked for"),
+    ("GET", "/stats/prometheus", "metrics; OpenMetrics where it is asked for, and gzip"),
     ("GET", "/unsupported", "what istiod sent and is not supported, as JSON"),
     ("GET", "/", "this list"),
 ];

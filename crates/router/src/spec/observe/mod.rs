@@ -8,7 +8,7 @@ pub use access_log::{
     AccessLog, Comparison, ComparisonOp, Line, LogFilter, LogFormat, LogSink, LogTarget, LogValue,
     OtelLog, TunnelLogs,
 };
-pub use metrics::Metrics;
+pub use metrics::{MetricOverride, Metrics};
 pub use tracing::{
     CustomTag, GrpcCollector, HttpCollector, Named, OpenTelemetry, OtlpCollector, TagValue,
     TraceProvider, Tracing, Zipkin,

@@ -33,7 +33,7 @@ pub(super) fn http(
             }
             None => None,
         },
-        metrics: stats.and_then(|stats| metrics::metrics(stats, subject)),
+        metrics: metrics::metrics(stats, subject),
     };
     Ok((!observe.is_empty()).then(|| Arc::new(observe)))
 }
@@ -47,7 +47,7 @@ pub(super) fn tcp(
     let observe = Observe {
         access_logs: access_log::all(&from.access_log, subject)?,
         tracing: None,
-        metrics: stats.and_then(|stats| metrics::metrics(stats, subject)),
+        metrics: metrics::metrics(stats, subject),
     };
     Ok((!observe.is_empty()).then(|| Arc::new(observe)))
 }
