@@ -117,7 +117,7 @@ impl Ring {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::disallowed_methods)] // this thread is no worker
     use super::*;
     use crate::workers::{Placement, Workers};
 
