@@ -2,12 +2,11 @@
 
 use std::error::Error;
 
-const FILES: [&str; 8] = [
+const FILES: [&str; 7] = [
     "proto/ca.proto",
     "proto/externalscaler.proto",
     "proto/workload.proto",
     "proto/stats.proto",
-    "proto/tracing.proto",
     "proto/otlp_common.proto",
     "proto/otlp_trace.proto",
     "proto/otlp_logs.proto",

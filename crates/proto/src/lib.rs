@@ -37,12 +37,6 @@ pub mod externalscaler {
     tonic::include_proto!("externalscaler");
 }
 
-/// How a connection manager traces, with the fields that [`envoy`] does not have.
-#[allow(missing_docs, clippy::all, clippy::pedantic)]
-pub mod tracing {
-    tonic::include_proto!("cairn.tracing");
-}
-
 /// The OpenTelemetry protocol.
 #[allow(missing_docs, clippy::all, clippy::pedantic)]
 pub mod opentelemetry {

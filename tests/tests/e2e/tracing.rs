@@ -396,7 +396,7 @@ fn grpc_through_a_tunnel_and_every_try_a_span() {
             assert_eq!(span.tag("error.reason"), "remote connection failure");
             assert_eq!((span.tag("response_flags"), span.tag("http.status_code")), ("UF", "0"));
         }
-        assert_eq!(all[5].tag("response_flags"), "URX,UF");
+        assert_eq!(all[5].tag("response_flags"), "UF,URX");
         assert!(all[5].failed);
         assert_eq!(pod.connections(), 1, "one connection carries all messages");
     });
@@ -526,5 +526,97 @@ fn mirrors_are_not_recorded() {
         assert_eq!(original[..35], copied[..35], "the trace is the same");
         assert!(original.ends_with("-01") && copied.ends_with("-00"), "{original} {copied}");
         assert_ne!(original[36..52], copied[36..52]);
+    });
+}
+
+#[test]
+fn records_of_access_logs_reach_a_collector_with_their_trace() {
+    drive(async {
+        let stage = Stage::new().await;
+        let collector = Collector::start().await;
+        let pod = stage.pod(App::At(collector.addr)).await;
+        let resource = json!([["log_name", "otel_envoy_accesslog"]]);
+        let record = |path: Option<&str>| {
+            let mut target =
+                json!({ "cluster": "collector", "authority": "logs.shop", "resource": resource });
+            if let Some(path) = path {
+                target["cluster"] = json!("http");
+                target["http_path"] = json!(path);
+            }
+            json!({ "to": { "otel": {
+                "target": target,
+                "body": "%REQ(:METHOD)% %REQ(:PATH)% %RESPONSE_CODE%",
+                "attributes": { "code": "%RESPONSE_CODE%", "trace": "%TRACE_ID%" },
+            } } })
+        };
+        let (http, http_pod) = stage.backend("http").await;
+        let mut observe = tracing(otlp("collector"), json!({ "random_sampling": 0 }));
+        observe["observe"]["access_logs"] = json!([record(None), record(Some("/v1/logs"))]);
+        let spec = stage
+            .spec()
+            .cluster("collector", vec![hbone(&pod, "10.1.0.9:4317", &app_id())])
+            .cluster("http", vec![hbone(&http_pod, "10.1.0.9:4318", &app_id())])
+            .http_with(VIP, json!([to("app", json!({}))]), observe);
+        let run = stage.run(&spec).await;
+        for path in ["/one", "/status/404"] {
+            assert!(get(&run, path, &[]).await < 500);
+        }
+        let records = || {
+            let logs = collector.logs();
+            let scopes = logs.iter().flat_map(|all| &all.scope_logs);
+            scopes.flat_map(|scope| scope.log_records.clone()).collect::<Vec<_>>()
+        };
+        eventually("two records", || records().len() == 2).await;
+        let told: Vec<String> = ["/one", "/status/404"]
+            .iter()
+            .map(|path| field(&stage.app.last(path), "traceparent")[3..35].to_owned())
+            .collect();
+        let text = |value: &cairn_proto::opentelemetry::proto::common::v1::AnyValue| match &value
+            .value
+        {
+            Some(cairn_proto::opentelemetry::proto::common::v1::any_value::Value::StringValue(
+                text,
+            )) => text.clone(),
+            other => panic!("{other:?}"),
+        };
+        for (number, body) in ["GET /one 200", "GET /status/404 404"].iter().enumerate() {
+            let record = &records()[number];
+            assert_eq!(text(record.body.as_ref().unwrap()), *body);
+            let id: String = record.trace_id.iter().map(|byte| format!("{byte:02x}")).collect();
+            assert_eq!(id, told[number], "not sampled, and of a trace all the same");
+            assert_eq!(record.attributes.last().unwrap().key, "trace");
+            assert_eq!(text(record.attributes.last().unwrap().value.as_ref().unwrap()), id);
+        }
+        let resource = collector.logs()[0].resource.clone().unwrap().attributes;
+        assert_eq!(resource[0].key, "log_name");
+        eventually("by HTTP, too", || http.count("/v1/logs") >= 1).await;
+        assert_eq!(
+            http.last("/v1/logs").headers.get("content-type"),
+            Some("application/x-protobuf")
+        );
+        eventually("they are counted", || {
+            run.waypoint.counter("cairn_logs_exported_total", &[]) == 4
+        })
+        .await;
+        assert_eq!(collector.spans().len(), 0);
+        // One that is gone costs records only.
+        let dead = DeadPort::new();
+        let mut observe = tracing(otlp("collector"), json!({ "random_sampling": 0 }));
+        observe["observe"]["access_logs"] = json!([record(None)]);
+        let spec = stage.spec().cluster("collector", vec![plain(dead.addr)]).http_with(
+            VIP,
+            json!([to("app", json!({}))]),
+            observe,
+        );
+        run.waypoint.apply(&spec);
+        assert_eq!(get(&run, "/", &[]).await, 200);
+        eventually("sent twice", || {
+            run.waypoint.counter("cairn_logs_export_failures_total", &[]) == 2
+        })
+        .await;
+        eventually("dropped", || {
+            run.waypoint.istio("cairn_access_log_dropped_total", &[("log", "otlp")]) == 1
+        })
+        .await;
     });
 }

@@ -24,8 +24,6 @@ use std::time::Duration;
 pub(super) const TYPE: &str =
     "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
 
-/// Field of `HttpConnectionManager` that holds how requests are traced.
-const TRACING: u32 = 7;
 /// Envoy's bound of silence on a stream, where none is said.
 const STREAM_IDLE: Duration = Duration::from_secs(300);
 
@@ -37,11 +35,6 @@ pub(super) struct Translated {
 
 /// Translates a connection manager inside a tunnel.
 pub(super) fn chain(bytes: &[u8], subject: &mut Subject<'_>) -> Result<Translated, Undecodable> {
-    // Taken out first: the published types do not have all of its fields.
-    let apart = shallow::split(bytes, TRACING).ok();
-    let bytes = apart.as_ref().map_or(bytes, |apart| apart.rest.as_slice());
-    let tracing = apart.as_ref().filter(|apart| !apart.parts.is_empty());
-    let tracing = tracing.map(|apart| apart.parts.concat());
     let read = decode::<hcm::HttpConnectionManager>(TYPE, bytes)?;
     let unread = if read.whole { Unread::default() } else { unread(bytes, subject)? };
     let mut filters = filters::http(&read.message.http_filters, Place::Inner, subject)?;
@@ -67,8 +60,7 @@ pub(super) fn chain(bytes: &[u8], subject: &mut Subject<'_>) -> Result<Translate
     chain.filters = std::mem::take(&mut filters.filters);
     chain.suppress_envoy_headers = filters.suppress_envoy_headers;
     chain.routes = routes;
-    chain.observe =
-        observe::http(&read.message, tracing.as_deref(), filters.stats.as_ref(), subject)?;
+    chain.observe = observe::http(&read.message, filters.stats.as_ref(), subject)?;
     Ok(Translated { chain, filters })
 }
 

@@ -15,21 +15,20 @@ use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Weak};
 
-/// What an HTTP chain tells; `tracing`: the bytes of how its requests are traced.
+/// What an HTTP chain tells.
 pub(super) fn http(
     from: &HttpConnectionManager,
-    tracing: Option<&[u8]>,
     stats: Option<&PluginConfig>,
     subject: &mut Subject<'_>,
 ) -> Result<Option<Arc<Observe>>, Undecodable> {
     let observe = Observe {
         access_logs: access_log::all(&from.access_log, subject)?,
-        tracing: match tracing {
-            Some(bytes) => {
+        tracing: match &from.tracing {
+            Some(tracing) => {
                 let extension = from.request_id_extension.as_ref();
                 let config = extension.and_then(|extension| extension.typed_config.as_ref());
-                tracing::tracing(bytes, tracing::request_id(config, subject)?, subject)?
-                    .map(Arc::new)
+                let ids = tracing::request_id(config, subject)?;
+                Some(Arc::new(tracing::tracing(tracing, ids, subject)?))
             }
             None => None,
         },

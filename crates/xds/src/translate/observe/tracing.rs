@@ -6,9 +6,10 @@ use super::Subject;
 use super::Undecodable;
 use super::pb::envoy::config::core::v3 as core;
 use super::pb::envoy::config::trace::v3 as trace;
-use crate::translate::wire::{Read, decode, duration, is_true, open, type_name};
-use cairn_proto::envoy::google::protobuf::Any;
-use cairn_proto::tracing as pb;
+use super::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager as hcm;
+use super::pb::envoy::r#type::tracing::v3 as tags;
+use super::pb::google::protobuf::Any;
+use crate::translate::wire::{Read, duration, is_true, open, type_name};
 use cairn_router::format::Format;
 use cairn_router::request::HeaderKey;
 use cairn_router::spec::{
@@ -17,8 +18,10 @@ use cairn_router::spec::{
 };
 use core::grpc_service::TargetSpecifier;
 use core::http_uri::HttpUpstreamType;
-use pb::custom_tag::{self, Type};
 use std::time::Duration;
+use tags::custom_tag::{self, Type};
+use trace::tracing::http::ConfigType;
+use trace::zipkin_config::{CollectorEndpointVersion, TraceContextOption};
 
 /// How `x-request-id` takes part in the decision. Envoy: `UuidRequestIdConfig`.
 #[derive(Debug, Clone, Copy)]
@@ -33,17 +36,13 @@ impl Default for RequestId {
     }
 }
 
-/// How requests are traced, from the bytes of the settings: they have fields that Envoy's published types do not have.
+/// How requests are traced.
 pub(super) fn tracing(
-    bytes: &[u8],
+    from: &hcm::Tracing,
     ids: RequestId,
     subject: &mut Subject<'_>,
-) -> Result<Option<Tracing>, Undecodable> {
-    let Read { message, whole } = decode::<pb::Tracing>("Tracing", bytes)?;
-    if !whole {
-        subject.degrade("settings of tracing that are not known are left out");
-    }
-    let pb::Tracing {
+) -> Result<Tracing, Undecodable> {
+    let hcm::Tracing {
         client_sampling,
         random_sampling,
         overall_sampling,
@@ -55,59 +54,56 @@ pub(super) fn tracing(
         operation,
         upstream_operation,
         no_context_propagation,
-    } = message;
+    } = from;
     subject.degrade_if(
         !operation.is_empty() || !upstream_operation.is_empty(),
         "a text for the names of spans",
     );
-    let percent = |percent: &Option<pb::Percent>| {
+    let percent = |percent: &Option<super::pb::envoy::r#type::v3::Percent>| {
         let value = percent.as_ref().map_or(100.0, |percent| percent.value);
         if value.is_nan() { 0.0 } else { value.clamp(0.0, 100.0) }
     };
-    let provider = match &provider {
+    let provider = match provider {
         Some(from) => self::provider(from, subject)?,
         None => None,
     };
-    Ok(Some(Tracing {
-        client_sampling: percent(&client_sampling),
-        random_sampling: percent(&random_sampling),
-        overall_sampling: percent(&overall_sampling),
+    Ok(Tracing {
+        client_sampling: percent(client_sampling),
+        random_sampling: percent(random_sampling),
+        overall_sampling: percent(overall_sampling),
         by_request_id: ids.decides,
         pack_trace_reason: ids.pack,
-        verbose,
-        max_path_tag_length: max_path_tag_length.unwrap_or(256),
-        spawn_upstream_span: spawn_upstream_span.unwrap_or(false),
-        no_context_propagation,
+        verbose: *verbose,
+        max_path_tag_length: max_path_tag_length.as_ref().map_or(256, |length| length.value),
+        spawn_upstream_span: is_true(spawn_upstream_span),
+        no_context_propagation: *no_context_propagation,
         // Without a provider nobody sees them.
         custom_tags: match &provider {
             Some(_) => custom_tags.iter().filter_map(|from| tag(from, subject)).collect(),
             None => Vec::new(),
         },
         provider,
-    }))
+    })
 }
 
 /// A tag that can be had.
-fn tag(from: &pb::CustomTag, subject: &mut Subject<'_>) -> Option<CustomTag> {
-    let pb::CustomTag { tag, r#type } = from;
-    let named = |from: &custom_tag::Named| Named {
-        name: from.name.clone(),
-        default: from.default_value.clone(),
-    };
+fn tag(from: &tags::CustomTag, subject: &mut Subject<'_>) -> Option<CustomTag> {
+    let tags::CustomTag { tag, r#type } = from;
+    let named =
+        |name: &str, default: &str| Named { name: name.to_owned(), default: default.to_owned() };
     let value = match r#type.as_ref()? {
         Type::Literal(literal) => TagValue::Literal(literal.value.clone()),
-        Type::Environment(from) => TagValue::Environment(named(from)),
+        Type::Environment(from) => TagValue::Environment(named(&from.name, &from.default_value)),
         Type::RequestHeader(from) => {
             if let Err(reason) = HeaderKey::parse(&from.name) {
                 subject.degrade(format!("the tag `{tag}` is left out: {reason}"));
                 return None;
             }
-            TagValue::RequestHeader(named(from))
+            TagValue::RequestHeader(named(&from.name, &from.default_value))
         }
         Type::Value(text) => {
-            if let Err(reason) = Format::parse(text) {
-                subject.degrade(format!("the tag `{tag}` is left out: {reason}"));
-                return None;
+            for reason in Format::parse_for_log(text).1 {
+                subject.degrade(format!("the tag `{tag}` is in part without a value: {reason}"));
             }
             TagValue::Format(text.clone())
         }
@@ -138,21 +134,18 @@ fn metadata(
 }
 
 fn provider(
-    from: &pb::Provider,
+    from: &trace::tracing::Http,
     subject: &mut Subject<'_>,
 ) -> Result<Option<TraceProvider>, Undecodable> {
-    let pb::Provider { name, typed_config } = from;
-    let Some(config) = typed_config else {
+    let trace::tracing::Http { name, config_type } = from;
+    let Some(ConfigType::TypedConfig(config)) = config_type else {
         subject.degrade(format!("requests are not traced: the tracer `{name}` has no settings"));
         return Ok(None);
     };
-    let config = Any { type_url: config.type_url.clone(), value: config.value.clone() };
-    let made = match type_name(&config) {
-        "envoy.config.trace.v3.ZipkinConfig" => {
-            zipkin(&config, subject)?.map(TraceProvider::Zipkin)
-        }
+    let made = match type_name(config) {
+        "envoy.config.trace.v3.ZipkinConfig" => zipkin(config, subject)?.map(TraceProvider::Zipkin),
         "envoy.config.trace.v3.OpenTelemetryConfig" => {
-            open_telemetry(&config, subject)?.map(TraceProvider::OpenTelemetry)
+            open_telemetry(config, subject)?.map(TraceProvider::OpenTelemetry)
         }
         _ => {
             subject
@@ -166,12 +159,14 @@ fn provider(
     Ok(made)
 }
 
+// `split_spans_for_request` is looked at to be listed.
+#[allow(deprecated)]
 fn zipkin(config: &Any, subject: &mut Subject<'_>) -> Result<Option<Zipkin>, Undecodable> {
-    let Read { message, whole } = open::<pb::ZipkinConfig>(config)?;
+    let Read { message, whole } = open::<trace::ZipkinConfig>(config)?;
     if !whole {
         subject.degrade("settings of the tracer that are not known are left out");
     }
-    let pb::ZipkinConfig {
+    let trace::ZipkinConfig {
         collector_cluster,
         collector_endpoint,
         trace_id_128bit,
@@ -181,30 +176,29 @@ fn zipkin(config: &Any, subject: &mut Subject<'_>) -> Result<Option<Zipkin>, Und
         split_spans_for_request,
         trace_context_option,
         collector_service,
+        timestamp_trace_ids,
     } = message;
     subject.degrade_if(split_spans_for_request, "Zipkin's split of spans");
-    subject.degrade_if(collector_endpoint_version == 2, "Zipkin's protobuf (JSON is sent)");
-    let collector = if collector_service.is_empty() {
-        (!collector_cluster.is_empty()).then(|| HttpCollector {
+    subject.degrade_if(timestamp_trace_ids, "the time in ids of traces");
+    subject.degrade_if(
+        collector_endpoint_version == CollectorEndpointVersion::HttpProto as i32,
+        "Zipkin's protobuf (JSON is sent)",
+    );
+    let collector = match &collector_service {
+        None => (!collector_cluster.is_empty()).then(|| HttpCollector {
             cluster: collector_cluster,
             host: collector_hostname,
             path: absolute(&collector_endpoint),
             timeout: None,
             headers: Vec::new(),
-        })
-    } else {
-        let Read { message, whole } =
-            decode::<core::HttpService>("HttpService", &collector_service)?;
-        if !whole {
-            subject.degrade("settings of the collector that are not known are left out");
-        }
-        http(&message, subject)
+        }),
+        Some(service) => http(service, subject),
     };
     Ok(collector.map(|collector| Zipkin {
         collector,
         trace_id_128bit,
-        shared_span_context: shared_span_context.unwrap_or(true),
-        w3c: trace_context_option == 1,
+        shared_span_context: shared_span_context.as_ref().is_none_or(|shared| shared.value),
+        w3c: trace_context_option == TraceContextOption::UseB3WithW3cPropagation as i32,
     }))
 }
 
@@ -225,16 +219,21 @@ fn open_telemetry(
         sampler,
         max_cache_size: _,
         set_telemetry_sdk_resource_attributes,
-        set_service_name_resource_attribute: _,
-        set_instrumentation_scope: _,
+        set_service_name_resource_attribute,
+        set_instrumentation_scope,
     } = message;
     subject.degrade_if(exporter.is_some(), "an exporter of its own");
     if let Some(sampler) = &sampler {
         subject.degrade_if(true, &format!("the sampler `{}`", sampler.name));
     }
+    let without = [
+        set_telemetry_sdk_resource_attributes,
+        set_service_name_resource_attribute,
+        set_instrumentation_scope,
+    ];
     subject.degrade_if(
-        set_telemetry_sdk_resource_attributes.as_ref().is_some_and(|set| !set.value),
-        "a resource without what sends it",
+        without.iter().flatten().any(|set| !set.value),
+        "a message without what sends it",
     );
     let mut environment = false;
     for detector in &resource_detectors {
