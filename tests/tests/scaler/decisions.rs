@@ -1,6 +1,6 @@
 //! What is decided of what members say, and how it is explained.
 
-use crate::support::{members, scaler};
+use crate::support::{members, scaler_of};
 use cairn_test_support::wait::drive;
 
 #[test]
@@ -12,7 +12,7 @@ fn a_tenant_asks_for_its_cap_at_most() {
         }
         // 3.6 units, of which the loud one asks for 3.2 and gets 0.8: 1.2 at 0.6, and headroom of half of it.
         let caps = ["--tenant-cap", "m/loud=0.8", "--tenant-cap", "5"];
-        let scaler = scaler(&members, &caps).await;
+        let scaler = scaler_of(&members, &caps).await;
         let decision = scaler
             .until("the cap counts", |decision| {
                 decision["demand"]["units"].as_f64().is_some_and(|units| (units - 1.2).abs() < 0.1)
@@ -23,7 +23,7 @@ fn a_tenant_asks_for_its_cap_at_most() {
         assert!(scaler.count("cairn_scaler_capped_units", &[]).await > 2.0);
         scaler.until("fewer are wanted", |decision| decision["desired"] == 3).await;
         drop(scaler);
-        let scaler = scaler(&members, &[]).await;
+        let scaler = scaler_of(&members, &[]).await;
         scaler
             .until("without caps it is twice as many", |decision| {
                 decision["desired"].as_u64() >= Some(7)
@@ -36,7 +36,7 @@ fn a_tenant_asks_for_its_cap_at_most() {
 fn what_is_refused_is_panic() {
     drive(async {
         let members = members(3, 30.0).await;
-        let scaler = scaler(&members, &[]).await;
+        let scaler = scaler_of(&members, &[]).await;
         scaler.until("calm", |decision| decision["mode"] == "stable").await;
         let refusing = async {
             loop {
@@ -64,7 +64,7 @@ fn nobody_goes_while_a_member_drains() {
     drive(async {
         let members = members(4, 2.0).await;
         members[0].works(|work| work.draining = true);
-        let scaler = scaler(&members, &["--policy", "min=1"]).await;
+        let scaler = scaler_of(&members, &["--policy", "min=1"]).await;
         let decision = scaler.until("it holds", |decision| decision["mode"] == "hold").await;
         assert_eq!((&decision["desired"], &decision["counts"]["draining"]), (&4.into(), &1.into()));
         assert!(decision["reason"].as_str().unwrap().contains("a member drains"));
@@ -78,7 +78,7 @@ fn a_decision_is_explained_to_people_and_programs() {
     drive(async {
         let members = members(2, 30.0).await;
         members[1].works(|work| work.cold_start = 12_000.0);
-        let scaler = scaler(&members, &["--policy", "target=0.5,min=2"]).await;
+        let scaler = scaler_of(&members, &["--policy", "target=0.5,min=2"]).await;
         let decision = scaler
             .until("a decision on both", |decision| {
                 decision["counts"]["answering"] == 2 && decision["mode"] == "stable"

@@ -1,6 +1,6 @@
 //! Members that misbehave count as busy, never as gone.
 
-use crate::support::{members, scaler};
+use crate::support::{members, scaler_of};
 use cairn_test_support::member::{Manner, Member, Work};
 use cairn_test_support::scaler::Scaler;
 use cairn_test_support::wait::{drive, eventually_async};
@@ -17,7 +17,7 @@ fn row<'a>(decision: &'a Value, address: &str) -> &'a Value {
 fn whatever_a_member_does_it_counts_as_busy() {
     drive(async {
         let mut members = members(6, 50.0).await;
-        let scaler = scaler(&members, &[]).await;
+        let scaler = scaler_of(&members, &[]).await;
         let near = |wanted: f64| {
             move |decision: &Value| {
                 (decision["demand"]["units"].as_f64().unwrap_or(-1.0) - wanted).abs() < 0.1
@@ -87,7 +87,7 @@ fn nobody_goes_while_many_are_silent() {
     drive(async {
         let members = members(4, 2.0).await;
         members[0].behaves(Manner::Hang);
-        let scaler = scaler(&members, &["--policy", "min=1"]).await;
+        let scaler = scaler_of(&members, &["--policy", "min=1"]).await;
         let decision = scaler.until("it holds", |decision| decision["mode"] == "hold").await;
         assert_eq!(decision["desired"], 4);
         assert!(decision["reason"].as_str().unwrap().contains("too few members answer"));
@@ -104,7 +104,7 @@ fn nobody_goes_while_many_are_silent() {
 fn connections_are_kept_and_polls_are_bounded() {
     drive(async {
         let members = members(2, 1.0).await;
-        let scaler = scaler(&members, &[]).await;
+        let scaler = scaler_of(&members, &[]).await;
         scaler.decisions(6).await;
         for member in &members {
             assert!(member.polls() >= 6, "{}", member.polls());

@@ -1,6 +1,6 @@
 //! The fleet's mean is for the pool's members only.
 
-use crate::support::{members, scaler};
+use crate::support::{members, scaler_of};
 use cairn_test_support::wait::{drive, eventually_async};
 
 #[test]
@@ -18,7 +18,7 @@ fn the_mean_is_for_who_shows_the_token() {
             work.in_flight = 80.0;
         });
         let token = format!("--token-file={}", file.display());
-        let scaler = scaler(&members, &[&token]).await;
+        let scaler = scaler_of(&members, &[&token]).await;
         let status = async |value: &str| {
             let headers = [("Authorization", value)];
             let headers = if value.is_empty() { &headers[1..] } else { &headers[..] };
@@ -66,7 +66,7 @@ fn the_mean_is_for_who_shows_the_token() {
 fn without_a_token_it_is_closed() {
     drive(async {
         let members = members(1, 0.0).await;
-        let scaler = scaler(&members, &[]).await;
+        let scaler = scaler_of(&members, &[]).await;
         scaler.decisions(1).await;
         for headers in [&[][..], &[("authorization", "Bearer ")], &[("authorization", "Bearer x")]]
         {

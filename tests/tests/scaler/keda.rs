@@ -1,6 +1,6 @@
 //! KEDA's side of it.
 
-use crate::support::{DESIRED, Keda, PRESSURE, members, scaled, scaler};
+use crate::support::{DESIRED, Keda, PRESSURE, members, scaled, scaler_of};
 use cairn_proto::externalscaler::GetMetricsRequest;
 use cairn_proto::tonic::client::Grpc;
 use cairn_proto::tonic::codegen::http::uri::PathAndQuery;
@@ -12,7 +12,7 @@ use cairn_test_support::wait::{drive, eventually_async, within};
 fn the_value_follows_the_load() {
     drive(async {
         let members = members(3, 20.0).await;
-        let scaler = scaler(&members, &["--policy", "min=2,max=9"]).await;
+        let scaler = scaler_of(&members, &["--policy", "min=2,max=9"]).await;
         let mut keda = Keda::of(&scaler).await;
         let spec = keda.client.get_metric_spec(scaled("waypoint-pool")).await.unwrap().into_inner();
         let spec: Vec<(&str, i64, f64)> = spec
@@ -63,7 +63,7 @@ fn the_value_follows_the_load() {
 fn a_stream_says_active_at_once_and_stays_open() {
     drive(async {
         let members = members(1, 0.0).await;
-        let scaler = scaler(&members, &[]).await;
+        let scaler = scaler_of(&members, &[]).await;
         let mut keda = Keda::of(&scaler).await;
         let mut stream =
             keda.client.stream_is_active(scaled("waypoint-pool")).await.unwrap().into_inner();
@@ -82,7 +82,7 @@ fn a_stream_says_active_at_once_and_stays_open() {
 fn questions_for_others_are_refused_by_name() {
     drive(async {
         let members = members(1, 0.0).await;
-        let scaler = scaler(&members, &[]).await;
+        let scaler = scaler_of(&members, &[]).await;
         let mut keda = Keda::of(&scaler).await;
         scaler.until("a decision", |decision| decision["desired"].is_u64()).await;
         assert_eq!(keda.refusal("s0-cpu").await, Code::InvalidArgument);
@@ -114,7 +114,7 @@ fn questions_for_others_are_refused_by_name() {
 fn calls_of_a_later_keda_do_no_harm() {
     drive(async {
         let members = members(1, 0.0).await;
-        let scaler = scaler(&members, &[]).await;
+        let scaler = scaler_of(&members, &[]).await;
         let endpoint = format!("http://{}", scaler.grpc);
         let channel = cairn_proto::tonic::transport::Endpoint::from_shared(endpoint)
             .unwrap()
@@ -141,7 +141,7 @@ fn calls_of_a_later_keda_do_no_harm() {
 fn where_nothing_can_be_said_keda_gets_an_error() {
     drive(async {
         let members = members(3, 30.0).await;
-        let scaler = scaler(&members, &[]).await;
+        let scaler = scaler_of(&members, &[]).await;
         let mut keda = Keda::of(&scaler).await;
         eventually_async("a value", async || keda.value(DESIRED).await.is_ok()).await;
         for member in members.iter().take(2) {

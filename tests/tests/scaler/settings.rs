@@ -1,6 +1,6 @@
 //! Settings that cannot be used are named.
 
-use crate::support::{members, scaler};
+use crate::support::{members, scaler_of};
 use cairn_test_support::process::Cairn;
 use cairn_test_support::wait::drive;
 
@@ -52,10 +52,10 @@ fn flags_count_more_than_the_file() {
         std::fs::write(&file, "policy: {min: 5, max: 8}\ntenants: {default: 2}\n").unwrap();
         let config = format!("--config={}", file.display());
         let members = members(1, 0.0).await;
-        let scaler = scaler(&members, &[&config]).await;
+        let scaler = scaler_of(&members, &[&config]).await;
         scaler.until("the file's floor", |decision| decision["desired"] == 5).await;
         drop(scaler);
-        let scaler = scaler(&members, &[&config, "--policy", "min=6"]).await;
+        let scaler = scaler_of(&members, &[&config, "--policy", "min=6"]).await;
         scaler.until("the flag's floor", |decision| decision["desired"] == 6).await;
     });
 }

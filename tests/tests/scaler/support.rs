@@ -22,7 +22,7 @@ pub async fn members(count: usize, in_flight: f64) -> Vec<Member> {
 }
 
 /// A scaler of these members.
-pub async fn scaler(members: &[Member], more: &[&str]) -> Scaler {
+pub async fn scaler_of(members: &[Member], more: &[&str]) -> Scaler {
     let addresses: Vec<String> =
         members.iter().map(|member| format!("--member={}", member.address())).collect();
     let mut args: Vec<&str> = addresses.iter().map(String::as_str).collect();
