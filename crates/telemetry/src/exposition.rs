@@ -183,10 +183,12 @@ mod tests {
     #[test]
     fn heads_differ_between_the_formats() {
         let text = |openmetrics| {
-            let mut e = Exposition::new(openmetrics);
+            let mut written = Vec::new();
+            let mut e = Exposition::new(openmetrics, &mut written);
             e.family("x", Kind::Counter, "a \"b\" \\ c\nd");
             e.sample("x", "_total", "", 1);
-            e.finish()
+            assert!(e.finish().is_ok());
+            String::from_utf8_lossy(&written).into_owned()
         };
         assert_eq!(
             text(false),
