@@ -11,14 +11,16 @@ use cairn_router::spec::{
     Action, CidrRange, CircuitBreakers, Cluster, ClusterProtocol, Destination, Endpoint,
     EndpointSet, EndpointTransport, EscapedSlashes, Forward, ForwardedClientCert, HeaderAppend,
     HeaderMatch, HeaderOps, HeaderValue, Health, HttpChain, HttpFilter, LbPolicy, Locality,
-    PathMatch, Permission, Policy, Principal, Rbac, Retry, RetryBackoff, Route, RouteMatch,
-    RouteTable, ServerMode, StringMatch, TcpChain, ValueMatch, VirtualHost, WeightedTcp, Workload,
+    Observe, PathMatch, Permission, Policy, Principal, Rbac, Retry, RetryBackoff, Route,
+    RouteMatch, RouteTable, ServerMode, StringMatch, TcpChain, ValueMatch, VirtualHost,
+    WeightedTcp, Workload,
 };
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Name of the mesh.
@@ -71,9 +73,18 @@ impl CairnConfig {
     /// Writes the routes of the service at `index` again, and those that share its file.
     pub fn write_services(&self, world: &World, index: usize) -> Result<()> {
         let (number, services) = self.chunk(world, index);
+        let mut destinations = services.iter().map(destination).collect::<Vec<_>>();
+        if let Some(observe) = &world.observe {
+            let observe: Arc<Observe> = serde_json::from_value(observe.clone())?;
+            for destination in &mut destinations {
+                let http = destination.http.iter_mut().map(|chain| &mut chain.observe);
+                let tcp = destination.tcp.iter_mut().map(|chain| &mut chain.observe);
+                http.chain(tcp).for_each(|place| *place = Some(Arc::clone(&observe)));
+            }
+        }
         let mesh = json!({
             "name": MESH,
-            "destinations": services.iter().map(destination).collect::<Vec<_>>(),
+            "destinations": destinations,
             "clusters": services.iter().map(cluster).collect::<Vec<_>>(),
         });
         let path = self.dir.join(format!("services-{number:04}.json"));

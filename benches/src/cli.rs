@@ -27,6 +27,8 @@ pub enum Command {
     Smoke,
     /// Count Cairn's instructions per request with Valgrind, and show where they go
     Profile(ProfileArgs),
+    /// Measure what telemetry costs: off, as shipped, unsampled traces, and more
+    Overhead(OverheadArgs),
     /// List the scenarios
     List,
     /// Generate load on a proxy that is there
@@ -76,6 +78,29 @@ pub enum Only {
     Cairn,
     /// Envoy.
     Envoy,
+}
+
+/// Arguments of `overhead`.
+#[derive(Debug, Clone, Args)]
+pub struct OverheadArgs {
+    /// Which scenario; may be repeated
+    #[arg(long, value_name = "NAME", default_values_t = ["h1-small".to_owned(), "h2c-small".to_owned()])]
+    pub scenario: Vec<String>,
+    /// How often each is measured
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=100))]
+    pub rounds: u16,
+    /// Seconds of each window
+    #[arg(long, value_name = "SECONDS", default_value_t = 3)]
+    pub window: u64,
+    /// Requests whose instructions Valgrind counts; 0: none
+    #[arg(long, value_name = "N", default_value_t = 5_000)]
+    pub instructions: u64,
+    /// The profile in which Cairn is built
+    #[arg(long, value_name = "NAME", default_value = "release")]
+    pub profile: String,
+    /// A build of Cairn to measure, instead of this workspace's
+    #[arg(long, value_name = "FILE")]
+    pub cairn: Option<PathBuf>,
 }
 
 /// Arguments of `profile`.

@@ -23,6 +23,7 @@ mod load;
 mod machine;
 mod memory;
 mod micro;
+mod overhead;
 mod probe;
 mod process;
 mod procfs;
@@ -45,6 +46,7 @@ pub fn run() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Compare(args) => compare::run(&args),
         Command::Profile(args) => profile::run(&args),
+        Command::Overhead(args) => overhead::run(&args),
         Command::Smoke => compare::smoke(),
         Command::List => {
             compare::list();

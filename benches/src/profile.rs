@@ -42,10 +42,10 @@ async fn profile(args: &ProfileArgs, scenario: &Scenario) -> Result<()> {
         None => build_cairn("release").await?,
     };
     let bed = Bed::start(&dir, Cores::usable()?.apart()).await?;
-    let counts = dir.join(format!("callgrind.{}", scenario.name));
-    let few = count(&bed, &program, &counts, scenario, FEW).await?;
-    let many = count(&bed, &program, &counts, scenario, FEW + args.requests).await?;
-    let each = many.saturating_sub(few) as f64 / args.requests.max(1) as f64;
+    let counts = counts(bed.dir(), scenario);
+    let addresses = bed.addresses();
+    let world = World::traffic(addresses.hbone, addresses.http1);
+    let each = each(&bed, &program, (scenario, &world), args.requests).await?;
     let mut annotate = Command::new("callgrind_annotate");
     let annotated = output_of(annotate.args(["--auto=no", "--threshold=100"]).arg(&counts)).await?;
     println!("instructions per request by function, with the start's divided among them:");
@@ -55,6 +55,23 @@ async fn profile(args: &ProfileArgs, scenario: &Scenario) -> Result<()> {
     println!("\n{}: {} instructions per request", scenario.name, figure(each));
     println!("callgrind_annotate --inclusive=yes {}", counts.display());
     Ok(())
+}
+
+/// Instructions per request, without those of the start. The listing of the longer run stays.
+pub async fn each(
+    bed: &Bed,
+    program: &Path,
+    asked: (&Scenario, &World),
+    requests: u64,
+) -> Result<f64> {
+    let counts = counts(bed.dir(), asked.0);
+    let few = count(bed, program, &counts, asked, FEW).await?;
+    let many = count(bed, program, &counts, asked, FEW + requests).await?;
+    Ok(many.saturating_sub(few) as f64 / requests.max(1) as f64)
+}
+
+fn counts(dir: &Path, scenario: &Scenario) -> PathBuf {
+    dir.join(format!("callgrind.{}", scenario.name))
 }
 
 /// Own instructions of each function, the most first. What was inlined into it from other files stands in
@@ -82,7 +99,7 @@ async fn count(
     bed: &Bed,
     program: &Path,
     counts: &PathBuf,
-    scenario: &Scenario,
+    (scenario, world): (&Scenario, &World),
     requests: u64,
 ) -> Result<u64> {
     let progress = Progress::of(format!("{} under Valgrind, {requests} requests", scenario.name));
@@ -96,16 +113,14 @@ async fn count(
         version: String::new(),
         under,
     };
-    let addresses = bed.addresses();
-    let world = World::traffic(addresses.hbone, addresses.http1);
-    let mut proxy = bed.proxy(&contender, &world).await?;
+    let mut proxy = bed.proxy(&contender, world).await?;
     let service = world.services.first().context("there is no service")?;
     Probe::new(bed, &proxy.process)?.first_answer(&mut proxy.process, service).await?;
     let args = LoadArgs {
         warm_up: Duration::ZERO,
         window: WINDOW,
         requests: Some(requests),
-        ..scenario.apply(&world, bed.load_args(&proxy.process))
+        ..scenario.apply(world, bed.load_args(&proxy.process))
     };
     let report = bed.load(&args)?.result(|line| progress.line(line)).await?;
     proxy.process.finish().await?;

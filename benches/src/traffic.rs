@@ -64,21 +64,32 @@ pub async fn run(
     effort: Effort,
     round: usize,
 ) -> Result<Run> {
-    let progress =
-        Progress::of(format!("{} {} round {}", scenario.name, contender.name, round + 1));
     let addresses = bed.addresses();
     let world = World::traffic(addresses.hbone, addresses.http1);
-    let mut proxy = bed.proxy(contender, &world).await?;
+    run_in(bed, contender, (scenario, &world), effort, round).await
+}
+
+/// As [`run`], in another world.
+pub async fn run_in(
+    bed: &Bed,
+    contender: &Contender,
+    (scenario, world): (&Scenario, &World),
+    effort: Effort,
+    round: usize,
+) -> Result<Run> {
+    let progress =
+        Progress::of(format!("{} {} round {}", scenario.name, contender.name, round + 1));
+    let mut proxy = bed.proxy(contender, world).await?;
     proxy.process.until_ready().await?;
     let probe = Probe::new(bed, &proxy.process)?;
     if let Some(service) = world.services.first() {
         probe.first_answer(&mut proxy.process, service).await?;
     }
-    probe.check(&world).await?;
+    probe.check(world).await?;
     let args = LoadArgs {
         warm_up: effort.warm_up,
         window: effort.window,
-        ..scenario.apply(&world, bed.load_args(&proxy.process))
+        ..scenario.apply(world, bed.load_args(&proxy.process))
     };
     let report = bed.load(&args)?.result(|line| progress.line(line)).await?;
     proxy.process.stop().await?;

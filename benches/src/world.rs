@@ -40,6 +40,8 @@ pub struct World {
     pub services: Vec<Service>,
     /// HBONE address of all pods.
     pub tunnel: SocketAddr,
+    /// What Cairn tells of requests beyond its standard metrics, as its configuration says it.
+    pub observe: Option<serde_json::Value>,
 }
 
 /// One service port.
@@ -208,6 +210,7 @@ impl World {
                 service(3, "outside", 80, Protocol::Http1, Transport::Plain, vec![plain]),
             ],
             tunnel,
+            observe: None,
         }
     }
 
@@ -222,7 +225,7 @@ impl World {
             pods: vec![pod_address(index, POD_HTTP1)],
             revision: 1,
         };
-        World { services: (0..services).map(service).collect(), tunnel }
+        World { services: (0..services).map(service).collect(), tunnel, observe: None }
     }
 }
 
