@@ -306,6 +306,7 @@ impl Autoscaler {
             desired = by_stable;
             reason = format!("{stable:.2} units and {headroom:.2} of headroom");
         }
+        let wish = desired;
         self.decisions.add(now, f64::from(desired));
         if let Some(most) = self.decisions.max(now, policy.down_delay)
             && most as u32 > desired
@@ -352,7 +353,14 @@ impl Autoscaler {
         } else if desired > current && desired < policy.max {
             // An HPA that acts for us ignores a tenth.
             desired = desired.max(grown(current)).min(policy.max);
-            self.decisions.add(now, f64::from(desired));
+            // What is only held still must not be held anew: where nobody can act on it, it would
+            // never end.
+            if wish > current {
+                self.decisions.add(now, f64::from(desired));
+                if panic {
+                    self.panic_most = self.panic_most.max(desired);
+                }
+            }
         }
         Decision {
             desired: readable.then_some(desired),

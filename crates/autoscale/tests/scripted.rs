@@ -117,8 +117,9 @@ fn a_burst_brings_what_it_needs_and_no_more() {
     pool.run(600, &[("shop", 150.0)]);
     let course = pool.run(120, &[("shop", 1200.0)]);
     assert!(course.is_sorted(), "{course:?}");
-    // 12 units at 0.6 are 20 members; headroom is half of that at most.
-    assert!((20..=30).contains(course.last().unwrap()), "{course:?}");
+    // 12 units at 0.6 are 20 members; headroom is half of that at most, and a step up is more than a
+    // tenth.
+    assert!((20..=34).contains(course.last().unwrap()), "{course:?}");
     let after = pool.run(1800, &[("shop", 150.0)]);
     assert!(after.windows(2).all(|two| two[0] > two[1]), "it only goes down: {after:?}");
     assert!(after.windows(2).all(|two| two[0] - two[1] <= two[0] / 10 + 1), "in steps: {after:?}");

@@ -73,12 +73,12 @@ fn desired_follows_the_load_of_real_members() {
 
         let mut held = Vec::new();
         for member in &processes {
-            held.extend(hold(&stage, member, "one", 16).await);
+            held.extend(hold(&stage, member, "one", 14).await);
         }
-        eventually("all are in flight", || stage.app.waiting() == 48).await;
+        eventually("all are in flight", || stage.app.waiting() == 42).await;
         let decision = scaler
-            .until("2.4 units of demand", |decision| {
-                decision["demand"]["units"].as_f64().is_some_and(|units| (units - 2.4).abs() < 0.15)
+            .until("2.1 units of demand", |decision| {
+                decision["demand"]["units"].as_f64().is_some_and(|units| (units - 2.1).abs() < 0.15)
             })
             .await;
         assert!(decision["demand"]["in_flight"].as_f64() > Some(40.0), "{decision}");
@@ -98,7 +98,7 @@ fn desired_follows_the_load_of_real_members() {
                     .unwrap()
                     .iter()
                     .any(|row| row["address"] == address.as_str() && row["state"] == "silent")
-                    && decision["demand"]["units"].as_f64().is_some_and(|units| units > 2.2)
+                    && decision["demand"]["units"].as_f64().is_some_and(|units| units > 1.9)
             })
             .await;
         assert!(keda.value(DESIRED).await.unwrap() >= 5.0);

@@ -2,7 +2,7 @@
 
 use crate::support::{members, scaler_of};
 use cairn_test_support::process::Cairn;
-use cairn_test_support::wait::drive;
+use cairn_test_support::wait::{drive, eventually};
 
 #[test]
 fn wrong_settings_end_with_the_name_of_the_field() {
@@ -37,9 +37,9 @@ fn wrong_settings_end_with_the_name_of_the_field() {
             all.extend(["--grpc=off".to_owned(), "--http=off".to_owned()]);
             let mut process = Cairn::start_in(&all, []);
             let status = process.wait().await;
-            let output = process.output().join("\n");
             assert!(!status.success(), "{args:?}");
-            assert!(output.contains(words), "{args:?}: {output}");
+            eventually(&format!("{args:?} is answered with `{words}`"), || process.printed(words))
+                .await;
         }
     });
 }

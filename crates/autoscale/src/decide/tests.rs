@@ -134,6 +134,19 @@ fn who_acts_late_finds_the_same_step_each_time() {
     assert!(course.windows(2).all(|two| two[0] - two[1] <= 3), "a tenth and one: {course:?}");
 }
 
+/// As where a quota is used up.
+#[test]
+fn a_wish_that_nobody_can_fulfil_ends_with_its_reason() {
+    let mut scaler = Autoscaler::new(Policy::default()).unwrap();
+    let mut last = None;
+    for second in (0..2000).step_by(2) {
+        let units = if (200..400).contains(&second) { 3.0 } else { 0.9 };
+        last = scaler.decide(secs(second), &demand(units, 3), 3).desired;
+        assert!(second < 250 || second >= 700 || last > Some(3), "{second}: {last:?}");
+    }
+    assert!(last <= Some(3), "{last:?}");
+}
+
 #[test]
 fn overload_asks_once_per_cold_start() {
     let mut scaler = Autoscaler::new(Policy::default()).unwrap();
