@@ -204,12 +204,8 @@ impl MeshInstance {
         spawn: impl FnOnce(Pin<Box<dyn Future<Output = ()> + Send>>),
     ) {
         let otel = Arc::clone(self.telemetry.access_logs().otel());
-        let instance = Arc::downgrade(self);
-        let mine = move |target: &cairn_telemetry::access_log::LogTarget| {
-            let instance = instance.upgrade();
-            instance
-                .is_some_and(|instance| instance.mesh_guard().cluster(&target.cluster).is_some())
-        };
+        let mesh = self.name().to_owned();
+        let mine = move |target: &cairn_telemetry::access_log::LogTarget| target.mesh == mesh;
         let (flush, task) =
             logs::exporter(otel, Courier::new(self, 0), mine, Arc::clone(&self.log_counts));
         if self.log_export.set(flush).is_ok() {

@@ -13,7 +13,7 @@ use cairn_router::format::{Facts, FormatContext, Peer};
 use cairn_router::model::Mesh;
 use cairn_router::observe::{AccessLog, Entry, Stream, TunnelLogs};
 use cairn_router::request::{HeaderKey, Headers, RequestView};
-use cairn_telemetry::{ConnectionEvent, RequestEvent, ResponseFlags, Telemetry, WorkloadLabels};
+use cairn_telemetry::{ConnectionEvent, RequestEvent, ResponseFlags, WorkloadLabels};
 use http::{HeaderMap, StatusCode, Version};
 use pingora_proxy::Session;
 use std::borrow::Cow;
@@ -24,12 +24,12 @@ use std::time::SystemTime;
 /// Where it is written, and what it is made of.
 struct Writing<'a> {
     logs: &'a [AccessLog],
-    telemetry: &'a Telemetry,
+    instance: &'a MeshInstance,
 }
 
 impl Writing<'_> {
     fn write(&self, facts: &Facts<'_>, request: Option<&RequestView<'_>>) {
-        let ways = self.telemetry.access_logs();
+        let ways = self.instance.telemetry().access_logs();
         let mut line = Vec::new();
         for log in self.logs {
             line.clear();
@@ -42,7 +42,9 @@ impl Writing<'_> {
                     };
                     let _full_queues_count = lines.push(&line);
                 }
-                Some(Entry::Otel(log)) => records::push(log, facts, ways.otel()),
+                Some(Entry::Otel(log)) => {
+                    records::push(log, facts, self.instance.name(), ways.otel())
+                }
             }
         }
     }
@@ -104,8 +106,8 @@ pub(crate) fn request(session: &Session, ctx: &Exchange, event: &RequestEvent<'_
         request: Some(&request),
         response: response.map(|headers| headers as &dyn Headers),
     };
-    let telemetry = inbound.link.instance.telemetry();
-    Writing { logs: &observe.access_logs, telemetry }.write(&facts, Some(&request));
+    let instance = &inbound.link.instance;
+    Writing { logs: &observe.access_logs, instance }.write(&facts, Some(&request));
 }
 
 /// Writes what the chain logs of a TCP connection that is over.
@@ -135,7 +137,7 @@ pub(crate) fn connection(
         ..of_tunnel(&link.peer, &link.target)
     };
     let facts = Facts { context: &context, request: None, response: None };
-    Writing { logs, telemetry: link.instance.telemetry() }.write(&facts, None);
+    Writing { logs, instance: &link.instance }.write(&facts, None);
 }
 
 /// A CONNECT that is refused.
@@ -179,10 +181,10 @@ impl Refused<'_> {
             ..of_tunnel(self.peer, self.target)
         };
         let facts = Facts { context: &context, request: Some(&head), response: None };
-        let telemetry = self.instance.telemetry();
-        Writing { logs: connects, telemetry }.write(&facts, Some(&request));
+        let instance = self.instance;
+        Writing { logs: connects, instance }.write(&facts, Some(&request));
         if self.flags.contains(ResponseFlags::NO_ROUTE_FOUND) {
-            Writing { logs: unmatched, telemetry }.write(&facts, Some(&request));
+            Writing { logs: unmatched, instance }.write(&facts, Some(&request));
         }
     }
 }
@@ -206,7 +208,7 @@ pub(crate) fn no_tunnel(link: &Link, mesh: &Mesh, gateway: SocketAddr, reason: &
         ..of_tunnel(&link.peer, &link.target)
     };
     let facts = Facts { context: &context, request: None, response: None };
-    Writing { logs: &logs.originated, telemetry: link.instance.telemetry() }.write(&facts, None);
+    Writing { logs: &logs.originated, instance: &link.instance }.write(&facts, None);
 }
 
 fn of_tunnel<'a>(peer: &'a TunnelPeer, target: &Target) -> FormatContext<'a> {

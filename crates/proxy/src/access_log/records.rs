@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 /// Puts a record into the collector's queue, which is kept beside the log.
-pub(super) fn push(log: &OtelLog, facts: &Facts<'_>, queues: &OtelLogs) {
-    let queue: &Arc<LogQueue> = log.state.get_or_init(|| queues.queue(&target(&log.target)));
+pub(super) fn push(log: &OtelLog, facts: &Facts<'_>, mesh: &str, queues: &OtelLogs) {
+    let queue: &Arc<LogQueue> = log.state.get_or_init(|| queues.queue(&target(mesh, &log.target)));
     let attributes = log.attributes(facts).into_iter();
     let _full_queues_count = queue.push(LogRecord {
         time: facts.context.start_time.unwrap_or_else(SystemTime::now),
@@ -22,9 +22,10 @@ pub(super) fn push(log: &OtelLog, facts: &Facts<'_>, queues: &OtelLogs) {
     });
 }
 
-fn target(from: &spec::LogTarget) -> LogTarget {
+fn target(mesh: &str, from: &spec::LogTarget) -> LogTarget {
     let spec::LogTarget { cluster, http_path, authority, timeout, headers, resource } = from;
     LogTarget {
+        mesh: mesh.to_owned(),
         cluster: cluster.clone(),
         transport: match http_path {
             Some(path) => LogTransport::Http(path.clone()),

@@ -19,6 +19,8 @@ pub const MAX_RECORD_BYTES: usize = 4 << 20;
 /// A collector, and what every request to it carries.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct LogTarget {
+    /// Name of the mesh that it belongs to: another's records never go there.
+    pub mesh: String,
     /// Name of the cluster that leads to it.
     pub cluster: String,
     /// gRPC or HTTP.
@@ -214,6 +216,7 @@ mod tests {
 
     fn target(cluster: &str) -> LogTarget {
         LogTarget {
+            mesh: "test".to_owned(),
             cluster: cluster.to_owned(),
             transport: LogTransport::Grpc,
             authority: String::new(),

@@ -169,7 +169,7 @@ async fn empty(queue: Arc<LogQueue>, deliver: Arc<dyn Deliver>, counts: Arc<LogC
 }
 
 fn target(from: &LogTarget) -> Target {
-    let LogTarget { cluster, transport, authority, timeout, headers, resource: _ } = from;
+    let LogTarget { mesh: _, cluster, transport, authority, timeout, headers, resource: _ } = from;
     let (path, content) = match transport {
         LogTransport::Grpc => (GRPC_PATH, Content::Grpc),
         LogTransport::Http(path) => (path.as_str(), Content::Protobuf),

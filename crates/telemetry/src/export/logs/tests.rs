@@ -29,6 +29,7 @@ impl Deliver for Collectors {
 
 fn to(cluster: &str) -> LogTarget {
     LogTarget {
+        mesh: "test".to_owned(),
         cluster: cluster.to_owned(),
         transport: LogTransport::Grpc,
         authority: "logs.shop".to_owned(),
