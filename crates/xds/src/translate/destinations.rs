@@ -355,7 +355,6 @@ impl KeptChain {
 fn plan(rest: &[u8]) -> Result<(Plan, Notes), Undecodable> {
     let listener = decode::<Listener>("envoy.config.listener.v3.Listener", rest)?.message;
     let mut subject = super::unsupported::Subject::new("listener", "main_internal");
-    subject.degrade_if(!listener.access_log.is_empty(), "the access log");
     let mut plan = match &listener.filter_chain_matcher {
         Some(matcher) => matcher::plan(matcher)?,
         None => {
