@@ -79,7 +79,7 @@ mod tests {
             ready,
             in_flight: hbone as f64,
             capacity: Capacity { in_flight: 100.0, units, ..Capacity::default() },
-            connections: Connections { hbone, tunnels: 2 * hbone, streams: 0, upstream: 0 },
+            connections: Connections { hbone, tunnels: 2 * hbone, ..Connections::default() },
             ..LoadReport::default()
         })
     }

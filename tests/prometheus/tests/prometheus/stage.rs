@@ -19,11 +19,12 @@ use cairn_test_support::istiod::shapes;
 use cairn_test_support::process::Cairn;
 use cairn_test_support::wait::{eventually, eventually_async};
 use cairn_xds::feed::Kind;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use tokio::net::TcpStream;
 
-/// Services: HTTP and gRPC, HTTP without endpoints, TCP, one that refuses, and one with a filter that nobody knows.
-pub const SERVICES: [&str; 6] = ["app", "shop", "empty", "tcp", "closed", "odd"];
+/// Services: HTTP and gRPC, HTTP without endpoints, with one that is not there, TCP, one that refuses, and one with a filter
+/// that nobody knows.
+pub const SERVICES: [&str; 7] = ["app", "shop", "empty", "dead", "tcp", "closed", "odd"];
 
 /// All that runs.
 pub struct Stage {
@@ -39,6 +40,11 @@ impl Stage {
     pub async fn start() -> Self {
         let mut mesh = Mesh::with(&SERVICES).await;
         mesh.istiod.push(Kind::Endpoints, vec![shapes::assignment("empty", &[])], &[]);
+        let nobody = IpAddr::from([127, 0, 1, 200]);
+        mesh.istiod.push(Kind::Workload, vec![shapes::pod("dead-2", "dead", nobody)], &[]);
+        let nobody = SocketAddr::new(nobody, 8080);
+        let endpoints = shapes::assignment("dead", &[("dead-2", nobody)]);
+        mesh.istiod.push(Kind::Endpoints, vec![endpoints], &[]);
         mesh.set_chain("tcp", tcp("tcp"));
         mesh.edit("closed", |manager| manager.http_filters.insert(0, deny()));
         mesh.edit("odd", |manager| {
@@ -70,7 +76,7 @@ impl Stage {
         let pages = scaler.address("scaler pages");
         doors.push(("scaler", pages));
         eventually_async("the scaler decides", async || {
-            page(pages).await.contains("cairn_scaler_panic")
+            page(pages).await.contains("\ncairn_scaler_desired_replicas ")
         })
         .await;
         Stage { mesh, client, waypoint, _scaler: scaler, doors, _pod: pod }

@@ -9,17 +9,21 @@ use cairn_test_support::pki::Cert;
 use cairn_test_support::wait::within;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
 /// Where services are.
 #[derive(Clone)]
 struct Map {
     vips: Vec<(&'static str, String)>,
+    waypoint: SocketAddr,
 }
 
 impl Map {
-    fn of(stage: &Stage) -> Self {
-        Map { vips: super::stage::SERVICES.map(|name| (name, stage.mesh.vip(name))).to_vec() }
+    async fn of(stage: &Stage) -> Self {
+        let vips = super::stage::SERVICES.map(|name| (name, stage.mesh.vip(name))).to_vec();
+        Map { vips, waypoint: stage.hbone().await }
     }
 
     fn vip(&self, name: &str) -> &str {
@@ -29,7 +33,7 @@ impl Map {
 
 /// One of each, with the answer that it must have.
 pub async fn round(stage: &Stage) {
-    one_of_each(&stage.client, &Map::of(stage)).await;
+    one_of_each(&stage.client, &Map::of(stage).await).await;
 }
 
 async fn one_of_each(client: &Client, map: &Map) {
@@ -39,6 +43,7 @@ async fn one_of_each(client: &Client, map: &Map) {
         ("app", "/status/404", 404),
         ("app", "/status/500", 500),
         ("empty", "/", 503),
+        ("dead", "/", 503),
         ("closed", "/", 403),
         ("odd", "/", 503),
     ] {
@@ -58,6 +63,9 @@ async fn one_of_each(client: &Client, map: &Map) {
     // Bytes are bytes: what carries TCP carries this too.
     let mut opaque = Http1::new(open("tcp").await);
     assert_eq!(within("bytes", opaque.get("/")).await.unwrap().status, 200);
+    let mut stranger = TcpStream::connect(map.waypoint).await.unwrap();
+    stranger.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+    let _ = within("no TLS", stranger.read_to_end(&mut Vec::new())).await;
     let nowhere = within("CONNECT", client.hbone.open("10.96.9.9:80")).await;
     assert!(
         matches!(nowhere, Err(OpenFailure::Status(status, _)) if status == 404),
@@ -67,13 +75,12 @@ async fn one_of_each(client: &Client, map: &Map) {
 
 /// Keeps on until it is aborted, more and less in turns.
 pub async fn start(stage: &Stage) -> JoinHandle<()> {
-    let map = Map::of(stage);
-    let address = stage.hbone().await;
+    let map = Map::of(stage).await;
     let cert = stage.mesh.cert("client");
     tokio::spawn(async move {
         let begin = Instant::now();
         loop {
-            let client = connect(address, &cert).await;
+            let client = connect(map.waypoint, &cert).await;
             for _ in 0..50 {
                 one_of_each(&client, &map).await;
                 let phase = begin.elapsed().as_secs_f64() / 40.0 * std::f64::consts::TAU;

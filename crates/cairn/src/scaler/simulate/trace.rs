@@ -74,6 +74,7 @@ fn recording(text: &str) -> Result<Trace, TraceError> {
             let known = load::SCHEMA_VERSION;
             return Err(fails(format!("has version {}, not {known}", report.version)));
         }
+        report.check().map_err(|error| fails(error.to_string()))?;
         if reports.is_empty() {
             clock = second.is_some();
         }
