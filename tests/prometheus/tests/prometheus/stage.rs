@@ -3,16 +3,24 @@
 use super::mesh::{Client, Mesh};
 use super::pod::Waypoint;
 use cairn_prometheus_tests::server::Target;
+use cairn_proto::envoy::envoy::config::accesslog::v3::{AccessLog, access_log};
+use cairn_proto::envoy::envoy::config::cluster::v3::Cluster;
 use cairn_proto::envoy::envoy::config::listener::v3::filter::ConfigType;
 use cairn_proto::envoy::envoy::config::rbac::v3::{
     Permission, Policy, Principal, Rbac, permission, principal, rbac,
 };
+use cairn_proto::envoy::envoy::extensions::access_loggers::file::v3::FileAccessLog;
 use cairn_proto::envoy::envoy::extensions::filters::http::rbac::v3::Rbac as RbacFilter;
 use cairn_proto::envoy::envoy::extensions::filters::network::http_connection_manager::v3::{
     HttpFilter, http_filter,
 };
 use cairn_proto::envoy::envoy::extensions::filters::network::tcp_proxy::v3::TcpProxy;
 use cairn_proto::envoy::envoy::extensions::filters::network::tcp_proxy::v3::tcp_proxy::ClusterSpecifier;
+use cairn_proto::envoy::envoy::extensions::upstreams::http::v3::HttpProtocolOptions;
+use cairn_proto::envoy::envoy::extensions::upstreams::http::v3::http_protocol_options::{
+    AutoHttpConfig, ExplicitHttpConfig, UpstreamProtocolOptions,
+    explicit_http_config::ProtocolConfig,
+};
 use cairn_proto::envoy::google::protobuf::Any;
 use cairn_test_support::http1::Http1;
 use cairn_test_support::istiod::shapes;
@@ -22,9 +30,9 @@ use cairn_xds::feed::Kind;
 use std::net::{IpAddr, SocketAddr};
 use tokio::net::TcpStream;
 
-/// Services: HTTP and gRPC, HTTP without endpoints, with one that is not there, TCP, one that refuses, and one with a filter
+/// Services: HTTP, gRPC, HTTP without endpoints, with one that is not there, TCP, one that refuses, and one with a filter
 /// that nobody knows.
-pub const SERVICES: [&str; 7] = ["app", "shop", "empty", "dead", "tcp", "closed", "odd"];
+pub const SERVICES: [&str; 8] = ["app", "shop", "rpc", "empty", "dead", "tcp", "closed", "odd"];
 
 /// All that runs.
 pub struct Stage {
@@ -45,6 +53,16 @@ impl Stage {
         let nobody = SocketAddr::new(nobody, 8080);
         let endpoints = shapes::assignment("dead", &[("dead-2", nobody)]);
         mesh.istiod.push(Kind::Endpoints, vec![endpoints], &[]);
+        let http2 = UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig {
+            protocol_config: Some(ProtocolConfig::Http2ProtocolOptions(Default::default())),
+        });
+        // Not done as asked, and said so.
+        let by_alpn = UpstreamProtocolOptions::AutoConfig(AutoHttpConfig::default());
+        for (service, protocol) in [("rpc", http2), ("shop", by_alpn)] {
+            let cluster = shapes::cluster_of(&cluster(service, protocol));
+            mesh.istiod.push(Kind::Cluster, vec![cluster], &[]);
+        }
+        mesh.edit("app", |manager| manager.access_log.push(to_stdout()));
         mesh.set_chain("tcp", tcp("tcp"));
         mesh.edit("closed", |manager| manager.http_filters.insert(0, deny()));
         mesh.edit("odd", |manager| {
@@ -148,6 +166,28 @@ fn deny() -> HttpFilter {
     let rules = Rbac { action: rbac::Action::Deny as i32, policies, ..Rbac::default() };
     let filter = RbacFilter { rules: Some(rules), ..RbacFilter::default() };
     http_filter("envoy.filters.http.rbac", shapes::pack(&filter))
+}
+
+/// Lines of Envoy's own format.
+fn to_stdout() -> AccessLog {
+    let file = FileAccessLog { path: "/dev/stdout".to_owned(), ..FileAccessLog::default() };
+    AccessLog {
+        name: "envoy.access_loggers.file".to_owned(),
+        config_type: Some(access_log::ConfigType::TypedConfig(shapes::pack(&file))),
+        ..AccessLog::default()
+    }
+}
+
+/// A cluster whose endpoints are spoken to in this version of HTTP.
+fn cluster(service: &str, protocol: UpstreamProtocolOptions) -> Cluster {
+    let mut cluster = shapes::cluster(service);
+    let options = HttpProtocolOptions {
+        upstream_protocol_options: Some(protocol),
+        ..HttpProtocolOptions::default()
+    };
+    let name = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions".to_owned();
+    cluster.typed_extension_protocol_options.insert(name, shapes::pack(&options));
+    cluster
 }
 
 /// A chain that carries bytes.

@@ -54,7 +54,7 @@ async fn one_of_each(client: &Client, map: &Map) {
         let tunnel = within("CONNECT", client.hbone.open(map.vip(name))).await;
         tunnel.unwrap_or_else(|error| panic!("{name}: {error:?}"))
     };
-    let grpc = H2c::connect(open("app").await).await.unwrap();
+    let grpc = H2c::connect(open("rpc").await).await.unwrap();
     let answer = within("a call", grpc.unary("/test.Echo/Unary", &[], b"hello")).await.unwrap();
     assert_eq!(answer.grpc_status(), Some(0));
     let headers = [("x-status", "5")];
