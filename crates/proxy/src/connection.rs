@@ -1,7 +1,7 @@
 //! One TCP connection: what passes, and how it is counted.
 //!
-//! Envoy's metrics take a connection's labels once, and so do we: when its upstream is connected, or at its end. Bytes
-//! are counted while it lives (Istio: every `tcp_reporting_duration`); what moves them only adds to a number.
+//! Envoy's metrics take a connection's labels once, and so do we: when it is reported for the first time, after
+//! Istio's `tcp_reporting_duration` or at its end. What moves bytes only adds to a number.
 
 use crate::access_log;
 use crate::counted::{self, Counted};
@@ -14,8 +14,8 @@ use cairn_router::format::{Facts, FormatContext};
 use cairn_router::observe::{Metrics, REPORT_INTERVAL};
 use cairn_telemetry::{ConnectionEvent, ResponseFlags, SecurityPolicy, Timings, WorkloadLabels};
 use std::convert::Infallible;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 /// Bytes that have passed, and when the last did.
@@ -77,7 +77,7 @@ pub(crate) struct Connection {
     attempt: Option<Arc<Attempt>>,
     started: SystemTime,
     /// Its labels as they stay.
-    labels: Option<Labels>,
+    labels: OnceLock<Labels>,
     /// Bytes that are counted: from the client, and to it.
     counted: (AtomicU64, AtomicU64),
 }
@@ -98,7 +98,7 @@ impl Connection {
             cluster: None,
             attempt: None,
             started: SystemTime::now(),
-            labels: None,
+            labels: OnceLock::new(),
             counted: Default::default(),
         }
     }
@@ -116,11 +116,13 @@ impl Connection {
     pub(crate) fn open(&mut self, attempt: &Arc<Attempt>) {
         self.cluster = Some(Arc::clone(&attempt.cluster));
         self.attempt = Some(Arc::clone(attempt));
-        self.begin(ResponseFlags::NONE);
     }
 
-    /// Fixes the labels and counts that it began.
-    fn begin(&mut self, flags: ResponseFlags) {
+    /// Fixes the labels and counts that it began, the first time.
+    fn begin(&self, flags: ResponseFlags) {
+        if self.labels.get().is_some() {
+            return;
+        }
         let endpoint = self.attempt.as_ref().map(|attempt| &attempt.endpoint);
         let destination =
             endpoint.and_then(|endpoint| destination_labels(&self.resolved.mesh, endpoint));
@@ -140,7 +142,7 @@ impl Connection {
         };
         let facts = Facts { context: &context, request: None, response: None };
         let dimensions = Counted::by(self.settings(), &facts).dimensions;
-        self.labels = Some(Labels { destination, flags, dimensions });
+        let _first_stays = self.labels.set(Labels { destination, flags, dimensions });
         if !self.is_off() {
             self.link.metrics.connection_opened(&self.event());
         }
@@ -149,7 +151,7 @@ impl Connection {
     /// What is known of it, by the labels that stay.
     fn event(&self) -> ConnectionEvent<'_> {
         let link = &self.link;
-        let labels = self.labels.as_ref();
+        let labels = self.labels.get();
         let endpoint = self.attempt.as_ref().map(|attempt| &attempt.endpoint);
         ConnectionEvent {
             mesh: link.instance.name(),
@@ -191,15 +193,14 @@ impl Connection {
         }
         loop {
             tokio::time::sleep(interval).await;
+            self.begin(ResponseFlags::NONE);
             self.count_passed();
         }
     }
 
     /// Counts the end, and hands the record to telemetry.
-    pub(crate) fn over(mut self, flags: ResponseFlags, details: &str) {
-        if self.labels.is_none() {
-            self.begin(flags);
-        }
+    pub(crate) fn over(self, flags: ResponseFlags, details: &str) {
+        self.begin(flags);
         let event = ConnectionEvent {
             flags,
             details,

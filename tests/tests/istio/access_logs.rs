@@ -25,7 +25,8 @@ use serde_json::Value;
 /// A listener of the recording.
 fn recorded(name: &str) -> Listener {
     let all = capture(&shapes::captures().join("telemetry"));
-    let mut resources = all.into_iter().flat_map(|(_, resources)| resources);
+    let listeners = all.into_iter().filter(|(kind, _)| *kind == Kind::Listener);
+    let mut resources = listeners.flat_map(|(_, resources)| resources);
     let found = resources.find(|resource| resource.name == name).unwrap();
     Listener::decode(found.resource.unwrap().value.as_slice()).unwrap()
 }
@@ -215,10 +216,11 @@ fn a_blocked_output_drops_lines_and_counts_them() {
         let output = waypoint.cairn.output();
         let lines = output.iter().filter(|line| line.starts_with("long "));
         assert!(lines.clone().all(|line| line.len() == 5 + long.len()));
+        let written = written().await;
+        assert!(written > 60.0, "{written}");
         eventually("every written line is read", || {
-            let read =
-                waypoint.cairn.output().iter().filter(|line| line.starts_with("long ")).count();
-            read > 100
+            let output = waypoint.cairn.output();
+            output.iter().filter(|line| line.starts_with("long ")).count() as f64 == written
         })
         .await;
     });

@@ -279,6 +279,7 @@ fn clients_that_are_hardly_known() {
 fn grpc_calls_and_their_messages() {
     drive(async {
         let mut mesh = Mesh::with(&["app", "denied"]).await;
+        speaks_grpc(&mesh, "app");
         mesh.edit("denied", |manager| manager.http_filters.insert(0, deny_all()));
         let mut watched = Watched::start(mesh).await;
         let client = watched.client().await;
@@ -309,6 +310,12 @@ fn grpc_calls_and_their_messages() {
     });
 }
 
+/// The service's pods speak HTTP/2.
+fn speaks_grpc(mesh: &Mesh, service: &str) {
+    let cluster = shapes::cluster_of(&shapes::cluster_by(service, shapes::http2()));
+    mesh.istiod.push(Kind::Cluster, vec![cluster], &[]);
+}
+
 /// Counted each second.
 fn each_second() -> PluginConfig {
     let second = prost_types::Duration { seconds: 1, nanos: 0 };
@@ -319,6 +326,7 @@ fn each_second() -> PluginConfig {
 fn a_stream_is_counted_while_it_is_open() {
     drive(async {
         let mut mesh = Mesh::with(&["app"]).await;
+        speaks_grpc(&mesh, "app");
         mesh.edit("app", |manager| shapes::set_stats(manager, &each_second()));
         let mut watched = Watched::start(mesh).await;
         let client = watched.client().await;
@@ -367,8 +375,8 @@ fn connections_are_counted_while_they_are_open_and_at_their_end() {
         let first = sum(&grown, "istio_tcp_sent_bytes_total", &[]);
         watched.mesh.service("bytes").app.release("g");
         let mut answer = Vec::new();
-        let _ends_as_it_ends = tunnel.read_to_end(&mut answer).await;
         tunnel.shutdown().await.unwrap();
+        let _ends_as_it_ends = tunnel.read_to_end(&mut answer).await;
         let sent = answer.len() as f64;
         let over = [
             ("istio_tcp_connections_opened_total", 0.0),
@@ -379,7 +387,7 @@ fn connections_are_counted_while_they_are_open_and_at_their_end() {
         let grown = watched.told("tcp-over", &over).await;
         assert_eq!(first + sum(&grown, "istio_tcp_sent_bytes_total", &[]), sent);
         let mut tunnel = client.hbone.open(&watched.mesh.vip("dead")).await.unwrap();
-        tunnel.write_all(b"x").await.unwrap();
+        let _refused_or_not = tunnel.write_all(b"x").await;
         let _broken_or_over = tunnel.read_to_end(&mut answer).await;
         watched.told("tcp-connect-failure", &[("istio_tcp_connections_closed_total", 1.0)]).await;
     });

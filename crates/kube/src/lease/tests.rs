@@ -36,7 +36,12 @@ impl Server {
         }
         let mut kept = self.0.lock().unwrap();
         let failure = |code: u16| {
-            let status = json!({ "kind": "Status", "status": "Failure", "code": code, "message": "no", "reason": "x" });
+            let reason = match code {
+                403 => "Forbidden",
+                404 => "NotFound",
+                _ => "Conflict",
+            };
+            let status = json!({ "kind": "Status", "status": "Failure", "code": code, "message": "no", "reason": reason });
             (StatusCode::from_u16(code).unwrap(), status)
         };
         let version_of = |lease: &Value| lease["metadata"]["resourceVersion"].clone();

@@ -4,8 +4,6 @@ use super::mesh::{Client, Mesh};
 use super::pod::Waypoint;
 use cairn_prometheus_tests::server::Target;
 use cairn_proto::envoy::envoy::config::accesslog::v3::{AccessLog, access_log};
-use cairn_proto::envoy::envoy::config::cluster::v3::Cluster;
-use cairn_proto::envoy::envoy::config::listener::v3::filter::ConfigType;
 use cairn_proto::envoy::envoy::config::rbac::v3::{
     Permission, Policy, Principal, Rbac, permission, principal, rbac,
 };
@@ -14,12 +12,8 @@ use cairn_proto::envoy::envoy::extensions::filters::http::rbac::v3::Rbac as Rbac
 use cairn_proto::envoy::envoy::extensions::filters::network::http_connection_manager::v3::{
     HttpFilter, http_filter,
 };
-use cairn_proto::envoy::envoy::extensions::filters::network::tcp_proxy::v3::TcpProxy;
-use cairn_proto::envoy::envoy::extensions::filters::network::tcp_proxy::v3::tcp_proxy::ClusterSpecifier;
-use cairn_proto::envoy::envoy::extensions::upstreams::http::v3::HttpProtocolOptions;
 use cairn_proto::envoy::envoy::extensions::upstreams::http::v3::http_protocol_options::{
-    AutoHttpConfig, ExplicitHttpConfig, UpstreamProtocolOptions,
-    explicit_http_config::ProtocolConfig,
+    AutoHttpConfig, UpstreamProtocolOptions,
 };
 use cairn_proto::envoy::google::protobuf::Any;
 use cairn_test_support::http1::Http1;
@@ -53,17 +47,14 @@ impl Stage {
         let nobody = SocketAddr::new(nobody, 8080);
         let endpoints = shapes::assignment("dead", &[("dead-2", nobody)]);
         mesh.istiod.push(Kind::Endpoints, vec![endpoints], &[]);
-        let http2 = UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig {
-            protocol_config: Some(ProtocolConfig::Http2ProtocolOptions(Default::default())),
-        });
         // Not done as asked, and said so.
         let by_alpn = UpstreamProtocolOptions::AutoConfig(AutoHttpConfig::default());
-        for (service, protocol) in [("rpc", http2), ("shop", by_alpn)] {
-            let cluster = shapes::cluster_of(&cluster(service, protocol));
+        for (service, protocol) in [("rpc", shapes::http2()), ("shop", by_alpn)] {
+            let cluster = shapes::cluster_of(&shapes::cluster_by(service, protocol));
             mesh.istiod.push(Kind::Cluster, vec![cluster], &[]);
         }
         mesh.edit("app", |manager| manager.access_log.push(to_stdout()));
-        mesh.set_chain("tcp", tcp("tcp"));
+        mesh.set_chain("tcp", shapes::tcp_chain("tcp", &shapes::stats()));
         mesh.edit("closed", |manager| manager.http_filters.insert(0, deny()));
         mesh.edit("odd", |manager| {
             let type_url = "type.googleapis.com/example.Unknown".to_owned();
@@ -176,29 +167,4 @@ fn to_stdout() -> AccessLog {
         config_type: Some(access_log::ConfigType::TypedConfig(shapes::pack(&file))),
         ..AccessLog::default()
     }
-}
-
-/// A cluster whose endpoints are spoken to in this version of HTTP.
-fn cluster(service: &str, protocol: UpstreamProtocolOptions) -> Cluster {
-    let mut cluster = shapes::cluster(service);
-    let options = HttpProtocolOptions {
-        upstream_protocol_options: Some(protocol),
-        ..HttpProtocolOptions::default()
-    };
-    let name = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions".to_owned();
-    cluster.typed_extension_protocol_options.insert(name, shapes::pack(&options));
-    cluster
-}
-
-/// A chain that carries bytes.
-fn tcp(service: &str) -> cairn_proto::envoy::envoy::config::listener::v3::FilterChain {
-    let mut chain = shapes::chain(service, &shapes::manager(service));
-    let proxy = TcpProxy {
-        stat_prefix: service.to_owned(),
-        cluster_specifier: Some(ClusterSpecifier::Cluster(shapes::name(service))),
-        ..TcpProxy::default()
-    };
-    "envoy.filters.network.tcp_proxy".clone_into(&mut chain.filters[0].name);
-    chain.filters[0].config_type = Some(ConfigType::TypedConfig(shapes::pack(&proxy)));
-    chain
 }

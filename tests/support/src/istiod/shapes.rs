@@ -21,6 +21,11 @@ use cairn_proto::envoy::envoy::extensions::filters::network::http_connection_man
 use cairn_proto::envoy::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::RouteSpecifier;
 use cairn_proto::envoy::envoy::extensions::filters::network::tcp_proxy::v3::TcpProxy;
 use cairn_proto::envoy::envoy::extensions::filters::network::tcp_proxy::v3::tcp_proxy::ClusterSpecifier as TcpCluster;
+use cairn_proto::envoy::envoy::config::core::v3::Http2ProtocolOptions;
+use cairn_proto::envoy::envoy::extensions::upstreams::http::v3::HttpProtocolOptions;
+use cairn_proto::envoy::envoy::extensions::upstreams::http::v3::http_protocol_options::{
+    ExplicitHttpConfig, UpstreamProtocolOptions, explicit_http_config::ProtocolConfig,
+};
 use cairn_proto::envoy::envoy::service::discovery::v3::Resource;
 use cairn_proto::envoy::google::protobuf::value::Kind as ValueKind;
 use cairn_proto::envoy::google::protobuf::{Any, StringValue, Struct, UInt32Value, Value};
@@ -329,6 +334,27 @@ pub fn cluster(service: &str) -> Cluster {
         eds.service_name.clone_from(&cluster.name);
     }
     cluster
+}
+
+/// A cluster whose endpoints are spoken to in this version of HTTP.
+pub fn cluster_by(service: &str, protocol: UpstreamProtocolOptions) -> Cluster {
+    let mut cluster = cluster(service);
+    let options = HttpProtocolOptions {
+        upstream_protocol_options: Some(protocol),
+        ..HttpProtocolOptions::default()
+    };
+    let name = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions".to_owned();
+    cluster.typed_extension_protocol_options.insert(name, pack(&options));
+    cluster
+}
+
+/// Endpoints speak HTTP/2.
+pub fn http2() -> UpstreamProtocolOptions {
+    UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig {
+        protocol_config: Some(
+            ProtocolConfig::Http2ProtocolOptions(Http2ProtocolOptions::default()),
+        ),
+    })
 }
 
 /// The endpoints of a service: pods, and where their applications are.

@@ -1,4 +1,4 @@
-//! `/stats`: Envoy's names for what Envoy counts too, and everything that Prometheus is told.
+//! `/stats`: Envoy's names for what Envoy counts too, and everything else that Prometheus is told.
 
 use super::server_info::state;
 use super::view::AdminView;
@@ -38,7 +38,9 @@ pub struct Selection {
 pub fn collect(view: &AdminView, selection: &Selection) -> Vec<Stat> {
     let mut stats = own(view);
     stats.extend((view.stats)().into_iter().map(|(name, value)| whole(name, value)));
-    stats.extend(samples(&view.instance.telemetry().render(false)));
+    // What Prometheus gets by Envoy's names is there by those already.
+    let page = view.instance.telemetry().render(false);
+    stats.extend(samples(&page).filter(|stat| !stat.name.starts_with("envoy_")));
     stats.retain(|stat| {
         selection.filter.as_ref().is_none_or(|filter| filter.is_match(&stat.name))
             && !(selection.used_only && stat.value.is_zero())
