@@ -11,6 +11,7 @@ mod outage;
 mod routing;
 mod security;
 mod steps;
+mod telemetry;
 mod world;
 
 use cairn_mesh_tests::namespace::{self, Role};

@@ -3,7 +3,7 @@
 //! `shop` has the waypoint, which `bank` uses, too.
 
 use crate::steps::Steps;
-use crate::{operators, outage, routing, security};
+use crate::{operators, outage, routing, security, telemetry};
 use cairn_mesh_tests::ads;
 use cairn_mesh_tests::hbone::Client;
 use cairn_mesh_tests::identity::PodIdentity;
@@ -93,6 +93,7 @@ pub async fn run(program: &Program, binary: &Path, dir: &Path, logs: &Path, mut 
     steps.run("AuthorizationPolicy added, then removed", security::policy(world)).await;
     steps.run("two namespaces on one waypoint", security::two_namespaces(world)).await;
     steps.run("allowedRoutes withdrawn, then given", security::allowed_routes(world)).await;
+    steps.run("Telemetry: log, metrics, traces", telemetry::telemetry(world)).await;
     steps.run("istiod killed and started under load", outage::istiod(world)).await;
     steps.run("token rotated, container restarted", outage::token(world, binary)).await;
     steps.run("istioctl reads our pages", operators::istioctl(world)).await;
