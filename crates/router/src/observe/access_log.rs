@@ -47,10 +47,8 @@ pub enum Entry<'a> {
 impl AccessLog {
     pub(super) fn compile(from: &spec::AccessLog, at: &mut Context) -> Option<Self> {
         let spec::AccessLog { filter, to } = from;
-        let filter = match filter {
-            Some(filter) => Some(at.field("filter", |at| Filter::compile(filter, at))),
-            None => None,
-        };
+        let filter =
+            filter.as_ref().map(|filter| at.field("filter", |at| Filter::compile(filter, at)));
         let sink = match to {
             spec::LogSink::Stdout(format) => Sink::Line(Stream::Stdout, Line::compile(format, at)),
             spec::LogSink::Stderr(format) => Sink::Line(Stream::Stderr, Line::compile(format, at)),

@@ -20,6 +20,8 @@ const PIECE: usize = 4096;
 /// Pause before a stream that takes nothing now is tried again.
 const PAUSE: Duration = Duration::from_millis(10);
 
+/// Starts the thread that writes.
+type Start = Box<dyn FnOnce(Arc<Shared>) -> std::io::Result<()> + Send>;
 /// Makes the stream, on the thread that writes.
 type Open<W> = Box<dyn Fn() -> W + Send + Sync>;
 
@@ -27,7 +29,7 @@ type Open<W> = Box<dyn Fn() -> W + Send + Sync>;
 pub struct Lines {
     name: &'static str,
     shared: Arc<Shared>,
-    start: Mutex<Option<Box<dyn FnOnce(Arc<Shared>) -> std::io::Result<()> + Send>>>,
+    start: Mutex<Option<Start>>,
 }
 
 #[derive(Default)]
@@ -154,7 +156,8 @@ fn write(stream: &mut impl Write, mut bytes: &[u8]) -> std::io::Result<()> {
     Ok(())
 }
 
-/// A stream that somebody set to not block is waited for.
+/// A stream that somebody set to not block is waited for, on a thread that does nothing else.
+#[allow(clippy::disallowed_methods)]
 fn all(stream: &mut impl Write, mut piece: &[u8]) -> std::io::Result<()> {
     loop {
         let step = match piece {
@@ -174,7 +177,7 @@ fn all(stream: &mut impl Write, mut piece: &[u8]) -> std::io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
     use super::*;
     use std::sync::mpsc;
 

@@ -44,10 +44,12 @@ pub struct Registry {
     spans: Known<Spans, Span>,
 }
 
+type ByTarget<E, T> = HashMap<(Target, E), Weak<Queue<T>>>;
+
 /// Queues of one kind of records, by target and form.
 #[derive(Debug)]
 struct Known<E, T> {
-    queues: Mutex<HashMap<(Target, E), Weak<Queue<T>>>>,
+    queues: Mutex<ByTarget<E, T>>,
     counts: Arc<Counts>,
 }
 

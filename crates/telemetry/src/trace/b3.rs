@@ -47,6 +47,10 @@ fn flag(text: &[u8]) -> Option<bool> {
     }
 }
 
+/// An id is not one of B3: 8 or 16 bytes as hexadecimal digits, not all zero.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NotAnId;
+
 /// The values of `x-b3-*`.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Multi<'a> {
@@ -67,15 +71,15 @@ impl Multi<'_> {
     }
 
     /// The span, where there is one: it has both ids. The error: one of its ids is not valid.
-    pub fn span(&self) -> Result<Option<Remote>, ()> {
+    pub fn span(&self) -> Result<Option<Remote>, NotAnId> {
         let (Some(trace_id), Some(span_id)) = (self.trace_id, self.span_id) else {
             return Ok(None);
         };
         Ok(Some(Remote {
-            trace_id: TraceId::parse(trace_id).ok_or(())?,
-            span_id: SpanId::parse(span_id).ok_or(())?,
+            trace_id: TraceId::parse(trace_id).ok_or(NotAnId)?,
+            span_id: SpanId::parse(span_id).ok_or(NotAnId)?,
             parent: match self.parent.filter(|text| !text.is_empty()) {
-                Some(parent) => Some(SpanId::parse(parent).ok_or(())?),
+                Some(parent) => Some(SpanId::parse(parent).ok_or(NotAnId)?),
                 None => None,
             },
             sampled: self.sampled(),
@@ -147,8 +151,8 @@ mod tests {
         let empty = Multi { parent: some(""), sampled: None, ..all };
         assert_eq!(empty.span(), Ok(Some(remote(TRACE, None, None))));
         assert_eq!(Multi { span_id: None, ..all }.span(), Ok(None));
-        assert_eq!(Multi { trace_id: some("zz"), ..all }.span(), Err(()));
-        assert_eq!(Multi { parent: some("zz"), ..all }.span(), Err(()));
+        assert_eq!(Multi { trace_id: some("zz"), ..all }.span(), Err(NotAnId));
+        assert_eq!(Multi { parent: some("zz"), ..all }.span(), Err(NotAnId));
     }
 
     proptest! {
