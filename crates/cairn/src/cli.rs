@@ -134,9 +134,12 @@ pub struct ExplainArgs {
 /// Arguments of `demo`.
 #[derive(Debug, Args)]
 pub struct DemoArgs {
-    /// End after the table: exit code 0 when all is as expected, else 1
+    /// End after the table, or after one wave: exit code 0 when all is as expected, else 1
     #[arg(long)]
     pub once: bool,
+    /// A pool that scales instead: members, a wave of load, and the scaler's decisions as they happen
+    #[arg(long)]
+    pub scale: bool,
     /// Log filter, for example `info` or `cairn_proxy=debug`
     #[arg(long, value_name = "FILTER", default_value = "error")]
     pub log_level: String,

@@ -163,3 +163,12 @@ fn the_demo_is_as_expected() {
     let text = stdout(&output);
     assert!(text.contains("All as expected.") && !text.contains("FAILED"), "{text}");
 }
+
+#[test]
+fn the_pool_of_the_demo_grows_and_shrinks_and_loses_nothing() {
+    let output = cairn(&["demo", "--scale", "--once"]);
+    let text = stdout(&output);
+    assert!(output.status.success(), "{text}\n{}", stderr(&output));
+    assert!(text.contains(" 0 failed; at most 8 members, 3 at the end, 0 tunnels cut"), "{text}");
+    assert!(text.ends_with("All as expected.\n"), "{text}");
+}

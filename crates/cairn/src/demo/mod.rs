@@ -8,6 +8,7 @@ mod backend;
 mod client;
 mod grpc;
 mod pod;
+mod scale;
 mod scenes;
 mod table;
 mod world;
@@ -27,14 +28,18 @@ pub fn run(args: &DemoArgs) -> Result<ExitCode, Failure> {
         .enable_all()
         .build()
         .map_err(|error| Failure::new(format!("no runtime: {error}")))?;
-    let outcome = runtime.block_on(show(args.once, logging));
+    let outcome = runtime.block_on(show(args, logging));
     runtime.shutdown_background();
     outcome
 }
 
-async fn show(once: bool, logging: Logging) -> Result<ExitCode, Failure> {
+async fn show(args: &DemoArgs, logging: Logging) -> Result<ExitCode, Failure> {
     let mut signals =
         Signals::listen().map_err(|error| Failure::new(format!("no signals: {error}")))?;
+    let once = args.once;
+    if args.scale {
+        return scale::show(once, logging, &mut signals).await;
+    }
     say!("Cairn demo: everything in this process, on loopback.\n");
     let world = World::start(logging).await?;
     say!("\nRequests, each through mutual TLS, CONNECT and the waypoint:\n");

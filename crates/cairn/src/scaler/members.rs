@@ -101,7 +101,7 @@ impl Source {
 }
 
 impl Member {
-    fn at(address: String) -> Self {
+    pub fn at(address: String) -> Self {
         Member {
             name: address.clone(),
             authority: address,

@@ -24,6 +24,8 @@ mod token;
 
 use args::ScalerCommand;
 pub use args::{HELP, ScalerArgs};
+pub use members::Member as Polled;
+pub use poll::Poller;
 
 use crate::cli::Bind;
 use crate::failure::Failure;
