@@ -15,6 +15,15 @@ use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Weak};
 
+/// Host with port, and path, of a URI whose scheme may be missing. Envoy: `extractHostPathFromUri`.
+fn host_and_path(uri: &str) -> (&str, &str) {
+    let rest = uri.split_once("://").map_or(uri, |(_, rest)| rest);
+    match rest.find('/') {
+        Some(at) => rest.split_at(at),
+        None => (rest, "/"),
+    }
+}
+
 /// What an HTTP chain tells.
 pub(super) fn http(
     from: &HttpConnectionManager,

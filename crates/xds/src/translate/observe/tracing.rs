@@ -4,6 +4,7 @@
 
 use super::Subject;
 use super::Undecodable;
+use super::host_and_path;
 use super::pb::envoy::config::core::v3 as core;
 use super::pb::envoy::config::trace::v3 as trace;
 use super::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager as hcm;
@@ -282,7 +283,7 @@ fn http(from: &core::HttpService, subject: &mut Subject<'_>) -> Option<HttpColle
     let core::HttpService { http_uri, request_headers_to_add, formatters: _ } = from;
     let core::HttpUri { uri, timeout, http_upstream_type } = http_uri.as_ref()?;
     let HttpUpstreamType::Cluster(cluster) = http_upstream_type.as_ref()?;
-    let (host, path) = parts(uri);
+    let (host, path) = host_and_path(uri);
     let headers = request_headers_to_add.iter().filter_map(|option| {
         let header = option.header.as_ref()?;
         if HeaderKey::parse(&header.key).is_err() || header.value.contains('%') {
@@ -295,18 +296,10 @@ fn http(from: &core::HttpService, subject: &mut Subject<'_>) -> Option<HttpColle
     (!cluster.is_empty()).then(|| HttpCollector {
         cluster: cluster.clone(),
         host: host.to_owned(),
-        path: absolute(path),
+        path: path.to_owned(),
         timeout: timeout.as_ref().map(duration).filter(|timeout| *timeout > Duration::ZERO),
         headers,
     })
-}
-
-/// Host with port, and path, of a URI that may be a path alone.
-fn parts(uri: &str) -> (&str, &str) {
-    match uri.split_once("://") {
-        None => ("", uri),
-        Some((_, rest)) => rest.split_at(rest.find('/').unwrap_or(rest.len())),
-    }
 }
 
 fn absolute(path: &str) -> String {
@@ -346,10 +339,12 @@ mod tests {
             ("http://c.example", "c.example", "/"),
             ("https://c.example/a?b=c", "c.example", "/a?b=c"),
             ("/v1/traces", "", "/v1/traces"),
-            ("v1", "", "/v1"),
+            ("v1", "v1", "/"),
+            // As istiod writes it.
+            ("c.shop.svc.cluster.local/v1/traces", "c.shop.svc.cluster.local", "/v1/traces"),
         ] {
-            let (found, rest) = parts(uri);
-            assert_eq!((found, absolute(rest).as_str()), (host, path), "{uri}");
+            let (found, rest) = host_and_path(uri);
+            assert_eq!((found, rest), (host, path), "{uri}");
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Records for a collector. Envoy: `OpenTelemetryAccessLogConfig`.
 
+use super::super::host_and_path;
 use super::Subject;
 use super::format::checked;
 use crate::translate::wire::duration;
@@ -86,11 +87,7 @@ fn over_http(from: HttpService, subject: &mut Subject<'_>) -> Option<LogTarget> 
     let HttpService { http_uri, request_headers_to_add, formatters: _ } = from;
     let uri = http_uri?;
     let HttpUpstreamType::Cluster(cluster) = uri.http_upstream_type?;
-    let rest = uri.uri.split_once("://").map_or(uri.uri.as_str(), |(_, rest)| rest);
-    let (authority, path) = match rest.find('/') {
-        Some(at) => rest.split_at(at),
-        None => (rest, "/"),
-    };
+    let (authority, path) = host_and_path(&uri.uri);
     let mut headers = Vec::new();
     for header in request_headers_to_add.into_iter().filter_map(|option| option.header) {
         subject.degrade_if(header.value.contains('%'), "an operator in a collector's header");
