@@ -7,12 +7,14 @@ use std::process::{Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, OnceLock};
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 /// A running `cairn`; it is killed when this is dropped.
 pub struct Cairn {
     child: tokio::process::Child,
     lines: Arc<Mutex<Vec<String>>>,
     held: watch::Sender<bool>,
+    readers: Vec<JoinHandle<()>>,
     pid: u32,
 }
 
@@ -104,10 +106,12 @@ impl Cairn {
             .unwrap();
         let lines = Arc::default();
         let (held, hold) = watch::channel(false);
-        collect(child.stdout.take().unwrap(), &lines, hold);
-        collect(child.stderr.take().unwrap(), &lines, watch::channel(false).1);
+        let readers = vec![
+            collect(child.stdout.take().unwrap(), &lines, hold),
+            collect(child.stderr.take().unwrap(), &lines, watch::channel(false).1),
+        ];
         let pid = child.id().unwrap();
-        Cairn { child, lines, held, pid }
+        Cairn { child, lines, held, readers, pid }
     }
 
     /// `cairn proxy` with a configuration, one worker and ephemeral ports for its pages. Waits until
@@ -190,9 +194,16 @@ impl Cairn {
         self.child.try_wait().unwrap().is_none()
     }
 
-    /// Waits until it exits.
+    /// Waits until it exits, and until all that it has printed is read.
     pub async fn wait(&mut self) -> ExitStatus {
-        crate::wait::within("cairn exits", self.child.wait()).await.unwrap()
+        let status = crate::wait::within("cairn exits", self.child.wait()).await.unwrap();
+        let held = *self.held.borrow();
+        if !held {
+            for reader in self.readers.drain(..) {
+                crate::wait::within("its output ends", reader).await.unwrap();
+            }
+        }
+        status
     }
 
     /// Resident memory, KiB.
@@ -207,7 +218,7 @@ fn collect(
     pipe: impl AsyncRead + Unpin + Send + 'static,
     lines: &Arc<Mutex<Vec<String>>>,
     mut held: watch::Receiver<bool>,
-) {
+) -> JoinHandle<()> {
     let lines = lines.clone();
     tokio::spawn(async move {
         let mut reader = BufReader::new(pipe).lines();
@@ -217,5 +228,5 @@ fn collect(
             let Ok(Some(line)) = reader.next_line().await else { return };
             lines.lock().unwrap().push(line);
         }
-    });
+    })
 }
