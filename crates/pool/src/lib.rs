@@ -1,7 +1,7 @@
 //! The shared pool of waypoints, as a user's cluster sees it.
 //!
 //! A user's cluster has a Gateway that nobody deploys for, a Service of which no pod of the cluster is a part, and
-//! a WorkloadGroup by which members of the pool register themselves: [`objects`] makes them, [`lint`] finds what
+//! a WorkloadGroup by which members of the pool register themselves: [`objects`] makes them, [`lint()`] finds what
 //! would keep them from working, or traffic from being policed. This crate knows nothing of requests.
 #![forbid(unsafe_code)]
 
