@@ -157,8 +157,12 @@ pub(crate) fn request(session: &Session, ctx: &mut Exchange) {
         ..RequestEvent::default()
     };
     inbound.resolved.tenant.add_bytes(link.worker, event.bytes_in + event.bytes_out);
-    if settings.is_none() {
-        count(link, &event, messages.as_deref_mut());
+    // Only labels of a chain's own look further than the event.
+    if settings.is_none_or(|settings| settings.dimensions.is_empty()) {
+        if !settings.is_some_and(|settings| settings.off) {
+            event.rules = settings.and_then(counted::rules_of);
+            count(link, &event, messages.as_deref_mut());
+        }
         access_log::request(session, ctx, &event);
         return;
     }
