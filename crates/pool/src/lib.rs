@@ -2,13 +2,16 @@
 //!
 //! A user's cluster has a Gateway that nobody deploys for, a Service of which no pod of the cluster is a part, and
 //! a WorkloadGroup by which members of the pool register themselves: [`objects`] makes them, [`lint()`] finds what
-//! would keep them from working, or traffic from being policed. This crate knows nothing of requests.
+//! would keep them from working, or traffic from being policed. [`config`] is the file that describes the pool to its
+//! members and to the registrar. This crate knows nothing of requests.
 #![forbid(unsafe_code)]
 
 pub mod cluster;
+pub mod config;
 pub mod lint;
 pub mod objects;
 pub mod print;
 
 pub use cluster::{AllowedNamespaces, UserCluster, UserClusterError};
+pub use config::{ConfigError, PoolConfig};
 pub use lint::{Finding, Severity, lint};
