@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 /// with a new [`SCHEMA_MINOR`].
 pub const SCHEMA_VERSION: u32 = 1;
 /// How often fields were added to the version.
-pub const SCHEMA_MINOR: u32 = 0;
+pub const SCHEMA_MINOR: u32 = 1;
 /// Largest report that is read, in bytes.
 pub const MAX_REPORT_BYTES: usize = 1 << 20;
 
@@ -82,6 +82,9 @@ pub struct LoadReport {
     /// Seconds since istiod's last answer, by type of resource.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub config_answer_age_seconds: BTreeMap<String, f64>,
+    /// The clusters of a pool's member.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub clusters: Vec<ClusterLoad>,
     /// The busiest tenants, and the rest as `namespace` `*`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tenants: Vec<TenantLoad>,
@@ -163,6 +166,26 @@ pub struct ColdStart {
     pub config_milliseconds: f64,
     /// Until the instance was ready.
     pub ready_milliseconds: f64,
+}
+
+/// One cluster of a pool's member.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ClusterLoad {
+    /// Its name, which is the mesh of tenants and metrics.
+    pub name: String,
+    /// `starting`, `serving`, `deregistering`, `finishing` or `closed`.
+    pub phase: String,
+    /// The member serves it.
+    pub ready: bool,
+    /// Its istiod shows the member to its ztunnels.
+    pub registered: bool,
+    /// There is a stream to its istiod; without one the last configuration is served.
+    pub istiod_connected: bool,
+    /// Seconds since its istiod was heard last.
+    pub config_age_seconds: f64,
+    /// In flight now, as for the instance.
+    pub in_flight: f64,
 }
 
 /// Namespace of the row for all others.

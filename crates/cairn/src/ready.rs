@@ -76,6 +76,11 @@ impl Readiness {
         state.look();
     }
 
+    /// `what` is not there any more.
+    pub fn gone(&self, what: &str, why: &str) {
+        self.state.lock().waits_for.insert(what.to_owned(), why.to_owned());
+    }
+
     /// A step of the start is done. Of several meshes the last one counts; after the start none does.
     pub fn reached(&self, step: Step) {
         let mut state = self.state.lock();

@@ -4,11 +4,14 @@
 //! be mixed; what is known has to make sense, because one member's nonsense would scale a fleet.
 
 use super::{
-    Capacity, ColdStart, LoadReport, MAX_REPORT_BYTES, Queue, Queues, SCHEMA_VERSION, TenantLoad,
+    Capacity, ClusterLoad, ColdStart, LoadReport, MAX_REPORT_BYTES, Queue, Queues, SCHEMA_VERSION,
+    TenantLoad,
 };
 
 /// Tenants of one report; more are refused.
 const MAX_TENANTS: usize = 10_000;
+/// Clusters of one report; more are refused.
+const MAX_CLUSTERS: usize = 1_000;
 /// Bytes of a name; more are refused.
 const MAX_NAME_BYTES: usize = 512;
 
@@ -80,6 +83,7 @@ impl LoadReport {
             cold_start,
             config_age_seconds,
             config_answer_age_seconds,
+            clusters,
             tenants,
         } = self;
         if *version != SCHEMA_VERSION {
@@ -135,6 +139,25 @@ impl LoadReport {
         }
         for (kind, age) in config_answer_age_seconds {
             amount(&format!("config_answer_age_seconds.{kind}"), *age)?;
+        }
+        if clusters.len() > MAX_CLUSTERS {
+            return Err(wrong("clusters", format!("more than {MAX_CLUSTERS}")));
+        }
+        for (index, cluster) in clusters.iter().enumerate() {
+            let ClusterLoad {
+                name: cluster_name,
+                phase,
+                ready: _,
+                registered: _,
+                istiod_connected: _,
+                config_age_seconds,
+                in_flight,
+            } = cluster;
+            let field = |name: &str| format!("clusters[{index}].{name}");
+            name(&field("name"), cluster_name)?;
+            name(&field("phase"), phase)?;
+            amount(&field("config_age_seconds"), *config_age_seconds)?;
+            amount(&field("in_flight"), *in_flight)?;
         }
         if tenants.len() > MAX_TENANTS {
             return Err(wrong("tenants", format!("more than {MAX_TENANTS}")));

@@ -161,24 +161,7 @@ impl Admin {
     }
 
     fn logging(&self, request: &Parts) -> Page {
-        if is_read(&request.method) {
-            return text(StatusCode::OK, format!("{}\n", self.logging.filter()));
-        }
-        if let Some(refusal) = refuse_write(request, "GET, POST") {
-            return refusal;
-        }
-        let query = request.uri.query().unwrap_or_default();
-        let level = query.split('&').find_map(|pair| pair.strip_prefix("level="));
-        let Some(filter) = level.and_then(percent_decoded) else {
-            return text(StatusCode::BAD_REQUEST, "write /logging?level=FILTER\n");
-        };
-        match self.logging.set_filter(&filter) {
-            Ok(()) => {
-                tracing::info!(filter, "log filter changed");
-                text(StatusCode::OK, format!("{filter}\n"))
-            }
-            Err(error) => text(StatusCode::BAD_REQUEST, format!("{error}\n")),
-        }
+        logging_of(&self.logging, request)
     }
 
     fn quit(&self, request: &Parts) -> Page {
@@ -203,13 +186,35 @@ pub fn ready_of(readiness: &Readiness) -> Page {
     }
 }
 
+/// The log filter, or another one from here on.
+pub fn logging_of(logging: &Logging, request: &Parts) -> Page {
+    if is_read(&request.method) {
+        return text(StatusCode::OK, format!("{}\n", logging.filter()));
+    }
+    if let Some(refusal) = refuse_write(request, "GET, POST") {
+        return refusal;
+    }
+    let query = request.uri.query().unwrap_or_default();
+    let level = query.split('&').find_map(|pair| pair.strip_prefix("level="));
+    let Some(filter) = level.and_then(percent_decoded) else {
+        return text(StatusCode::BAD_REQUEST, "write /logging?level=FILTER\n");
+    };
+    match logging.set_filter(&filter) {
+        Ok(()) => {
+            tracing::info!(filter, "log filter changed");
+            text(StatusCode::OK, format!("{filter}\n"))
+        }
+        Err(error) => text(StatusCode::BAD_REQUEST, format!("{error}\n")),
+    }
+}
+
 /// A page that changes nothing.
 pub fn read(request: &Parts, make: impl FnOnce() -> Page) -> Page {
     if is_read(&request.method) { make() } else { method_not_allowed("GET") }
 }
 
 /// Only POST from this machine changes something, and never one that a web page made a browser send.
-fn refuse_write(request: &Parts, allowed: &'static str) -> Option<Page> {
+pub fn refuse_write(request: &Parts, allowed: &'static str) -> Option<Page> {
     let local = request.extensions.get::<Visitor>().is_some_and(|visitor| visitor.is_local());
     if request.method != Method::POST {
         Some(method_not_allowed(allowed))

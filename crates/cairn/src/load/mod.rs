@@ -15,7 +15,7 @@ use crate::cgroup::Cpu;
 use crate::fleet::Roster;
 use crate::ready::{Course, NotReady, Readiness};
 use crate::waypoint::{Used, memory_limit};
-use cairn_autoscale::load::{OTHER, SCHEMA_MINOR, SCHEMA_VERSION};
+use cairn_autoscale::load::{ClusterLoad, OTHER, SCHEMA_MINOR, SCHEMA_VERSION};
 use cairn_autoscale::{
     Capacity, ColdStart, Connections, LoadReport, Queue, Queues, Shed, TenantLoad,
 };
@@ -46,6 +46,8 @@ pub struct Sources {
     pub meshes: Box<dyn Fn() -> Vec<Arc<MeshInstance>> + Send + Sync>,
     /// Seconds since istiod's last answer, by type of resource.
     pub answers: Box<dyn Fn() -> BTreeMap<String, f64> + Send + Sync>,
+    /// The clusters of a pool's member.
+    pub clusters: Box<dyn Fn() -> Vec<ClusterLoad> + Send + Sync>,
     /// How late tasks run.
     pub delays: Delays,
     /// CPU time.
@@ -122,6 +124,7 @@ impl Configured {
                 roster.entries().iter().map(|entry| Arc::clone(&entry.instance)).collect()
             }),
             answers: Box::new(BTreeMap::new),
+            clusters: Box::new(Vec::new),
             delays,
             capacity: capacities(&settings, &cpu, workers, memory_limit(None)),
             cpu,
@@ -222,6 +225,7 @@ impl Reporter {
             cold_start: self.cold_start(),
             config_age_seconds: published.map_or(0.0, age),
             config_answer_age_seconds: answers(),
+            clusters: (self.sources.clusters)(),
             tenants: self.tenants(&looks, moment),
         }
     }

@@ -17,6 +17,8 @@ pub struct PoolArgs {
 pub enum PoolCommand {
     /// Print the objects that a user's cluster needs
     Install(ClusterArgs),
+    /// Run as a member of the pool: a waypoint of every cluster in pool.yaml
+    Member(Box<crate::member::MemberArgs>),
     /// Find what would keep the pool from working in a cluster, or traffic from being policed
     #[command(after_help = LINT_HELP)]
     Lint(LintArgs),

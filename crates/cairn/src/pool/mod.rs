@@ -1,10 +1,11 @@
-//! `cairn pool`: what a user's cluster needs to use the pool, and what is wrong there.
+//! `cairn pool`: members, what a user's cluster needs to use them, and what is wrong there.
 
 mod args;
 
 pub use args::{PoolArgs, PoolCommand};
 
 use crate::failure::Failure;
+use crate::member;
 use crate::terminal::{self, error_line, say};
 use args::{ClusterArgs, LintArgs};
 use cairn_pool::{Severity, UserCluster, UserClusterError, lint, objects, print};
@@ -23,6 +24,7 @@ const WRONG: u8 = 3;
 pub fn run(args: &PoolArgs) -> Result<ExitCode, Failure> {
     match &args.command {
         PoolCommand::Install(args) => install(args),
+        PoolCommand::Member(args) => member::run(args),
         PoolCommand::Lint(args) => look(args),
     }
 }

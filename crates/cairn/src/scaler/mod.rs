@@ -26,6 +26,7 @@ use args::ScalerCommand;
 pub use args::{HELP, ScalerArgs};
 pub use members::Member as Polled;
 pub use poll::Poller;
+pub use token::PoolToken;
 
 use crate::cli::Bind;
 use crate::failure::Failure;
@@ -42,7 +43,6 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 use target::{Acting, Actuator, Mode};
-use token::PoolToken;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;

@@ -95,12 +95,7 @@ impl Pages {
         if !self.token.is_configured() {
             return text(StatusCode::FORBIDDEN, "closed: the scaler has no --token-file\n");
         }
-        let shown = request.headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes);
-        let shown = shown.and_then(|value| match value.split_at_checked(7) {
-            Some((scheme, token)) if scheme.eq_ignore_ascii_case(b"bearer ") => Some(token),
-            _ => None,
-        });
-        if !shown.is_some_and(|shown| self.token.is(shown.trim_ascii())) {
+        if !self.token.is_shown_by(request) {
             let mut page = text(StatusCode::UNAUTHORIZED, "show the pool's token\n");
             page.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
             return page;

@@ -1,6 +1,8 @@
 //! The pool's token, as the file has it now.
 
 use arc_swap::ArcSwapOption;
+use http::request::Parts;
+use http::{HeaderValue, header};
 use ring::digest::{SHA256, digest};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -49,6 +51,16 @@ impl PoolToken {
         expected.as_slice().ct_eq(sha256(shown).as_slice()).into()
     }
 
+    /// Whether a request shows it, as `Authorization: Bearer`.
+    pub fn is_shown_by(&self, request: &Parts) -> bool {
+        let shown = request.headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes);
+        let shown = shown.and_then(|value| match value.split_at_checked(7) {
+            Some((scheme, token)) if scheme.eq_ignore_ascii_case(b"bearer ") => Some(token),
+            _ => None,
+        });
+        shown.is_some_and(|shown| self.is(shown.trim_ascii()))
+    }
+
     fn take(&self, found: Result<Vec<u8>, String>, before: &mut Option<String>) {
         let problem = match found {
             Ok(token) => {
@@ -61,7 +73,7 @@ impl PoolToken {
             }
         };
         if let Some(reason) = problem.as_ref().filter(|_| problem != *before) {
-            tracing::warn!(reason, "the pool's token cannot be used: /fleet is closed");
+            tracing::warn!(reason, "the pool's token cannot be used: nobody can show it");
         }
         *before = problem;
     }

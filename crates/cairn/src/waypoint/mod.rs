@@ -1,34 +1,30 @@
 //! `cairn proxy waypoint`: the process that istiod's template starts in a waypoint's pod.
 //!
 //! It is told who it is by arguments, variables and files ([`environment`], [`node`], [`settings`]), gets
-//! its certificate from the mesh's CA ([`identity`]) and its configuration from istiod ([`control`]), and
+//! its certificate from the mesh's CA ([`identity`]) and its configuration from istiod ([`crate::istiod`]), and
 //! serves until kubelet says stop ([`process`]). `docs/istio.md` is this for users.
 
 mod announce;
 mod args;
-mod asked;
-mod control;
 mod environment;
-mod feeder;
 mod front;
 mod identity;
 mod log_levels;
 mod memory;
 mod metrics;
-mod node;
+pub mod node;
 mod paths;
 mod pilot_agent;
 mod pod_info;
-mod ports;
+pub mod ports;
 mod process;
 mod proxy_config;
-mod publisher;
 mod settings;
-mod startup;
 pub mod yaml;
 
 pub use front::Front;
-pub use memory::{Used, limit as memory_limit};
+pub use memory::{MemoryGuard, Used, limit as memory_limit};
+pub use metrics::of_process;
 
 use crate::failure::Failure;
 use crate::terminal::say;

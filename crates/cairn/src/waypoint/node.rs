@@ -206,21 +206,31 @@ impl Node {
 
     /// As it is sent.
     pub fn to_proto(&self) -> core::Node {
-        core::Node {
-            id: self.id.clone(),
-            cluster: self.cluster.clone(),
-            metadata: Some(structure(&self.metadata)),
-            locality: self.locality.as_ref().map(|[region, zone, sub_zone]| core::Locality {
-                region: region.clone(),
-                zone: zone.clone(),
-                sub_zone: sub_zone.clone(),
-            }),
-            user_agent_name: "cairn".to_owned(),
-            user_agent_version_type: Some(core::node::UserAgentVersionType::UserAgentVersion(
-                env!("CARGO_PKG_VERSION").to_owned(),
-            )),
-            ..core::Node::default()
-        }
+        proto_node(self.id.clone(), self.cluster.clone(), &self.metadata, self.locality.as_ref())
+    }
+}
+
+/// A node of ours as it is sent.
+pub fn proto_node(
+    id: String,
+    cluster: String,
+    metadata: &Map<String, Value>,
+    locality: Option<&[String; 3]>,
+) -> core::Node {
+    core::Node {
+        id,
+        cluster,
+        metadata: Some(structure(metadata)),
+        locality: locality.map(|[region, zone, sub_zone]| core::Locality {
+            region: region.clone(),
+            zone: zone.clone(),
+            sub_zone: sub_zone.clone(),
+        }),
+        user_agent_name: "cairn".to_owned(),
+        user_agent_version_type: Some(core::node::UserAgentVersionType::UserAgentVersion(
+            env!("CARGO_PKG_VERSION").to_owned(),
+        )),
+        ..core::Node::default()
     }
 }
 

@@ -7,19 +7,18 @@
 //! thread of its own.
 
 use super::args::Args;
-use super::control::{Control, Exchange};
 use super::environment::Environment;
-use super::feeder::Feeder;
 use super::identity::{self, CERTIFICATE, Keeper};
 use super::memory::{self, MemoryGuard, Used};
 use super::node::Node;
 use super::paths::Paths;
 use super::settings::{DrainSettings, Settings};
-use super::{announce, metrics, ports, startup};
+use super::{announce, metrics, ports};
 use crate::admin::{Actions, AdminView, Bound, Door, EnvoyPages, Started, WaypointPages};
 use crate::cgroup::Cpu;
 use crate::cli::LogFormat;
 use crate::failure::Failure;
+use crate::istiod::{self, Before, Control, Exchange, Feeder};
 use crate::load::{self, Began, Reporter, Sources};
 use crate::logging::Logging;
 use crate::ready::{Readiness, Step};
@@ -158,7 +157,7 @@ fn look(args: Args) -> Result<Pod, Failure> {
 
 /// Opens the pages and starts the workers.
 async fn open(pod: &Pod, logging: Logging) -> Result<Parts, Failure> {
-    let awaited = std::iter::once(CERTIFICATE).chain(startup::awaited()).map(str::to_owned);
+    let awaited = std::iter::once(CERTIFICATE).chain(istiod::awaited()).map(str::to_owned);
     let readiness = Arc::new(Readiness::waiting_for(awaited));
     let threads = pod.settings.workers;
     let telemetry = Telemetry::with_settings(cairn_telemetry::Settings {
@@ -236,8 +235,9 @@ fn reporter(
         readiness: Arc::clone(readiness),
         meshes: Box::new(move || instance.get().cloned().into_iter().collect()),
         answers: Box::new(move || {
-            ads.get().map(|ads| metrics::answer_ages(&ads.borrow())).unwrap_or_default()
+            ads.get().map(|ads| istiod::answer_ages(&ads.borrow())).unwrap_or_default()
         }),
+        clusters: Box::new(Vec::new),
         delays: workers.delays(),
         capacity: load::capacities(&settings.load, &cpu, workers.len(), memory_limit),
         cpu,
@@ -263,7 +263,7 @@ async fn start(pod: &Pod, parts: &Parts) -> Result<Serving, Failure> {
         instance: Arc::clone(&instance),
         resources: Arc::clone(&resources),
         store: Arc::clone(&store),
-        kept: kept(pod, &identity),
+        before: kept(pod, &identity),
     };
     let control = Control::start(exchange)
         .await
@@ -276,14 +276,18 @@ async fn start(pod: &Pod, parts: &Parts) -> Result<Serving, Failure> {
         }
     }));
     let memory_limit = guard_memory(settings, &instance, &parts.memory);
-    let sources = metrics::Sources {
-        readiness: Arc::clone(readiness),
+    let mesh = istiod::Sources {
+        mesh: None,
         identity,
         ca: keeper.ca(),
         ads: control.ads.clone(),
         store: Arc::clone(&store),
         published: control.published.clone(),
         feeder: feeder.clone(),
+    };
+    let sources = metrics::Sources {
+        mesh,
+        readiness: Arc::clone(readiness),
         memory: parts.memory.clone(),
         memory_limit,
         started: parts.started.instant,
@@ -293,10 +297,10 @@ async fn start(pod: &Pod, parts: &Parts) -> Result<Serving, Failure> {
     let view = view(pod, parts, &control, &running, store, resources, &instance);
     parts.pages.put(EnvoyPages::new(view));
 
-    startup::configured(&control, &feeder, &node.discovery_address, readiness).await;
+    istiod::configured(&control, &feeder, &node.discovery_address, readiness).await;
     readiness.reached(Step::Config);
-    startup::compare_addresses(&control, &instance);
-    let port = Arc::new(startup::listen(&instance, &parts.workers, readiness).await);
+    istiod::compare_addresses(&control, &instance);
+    let port = Arc::new(istiod::listen(&instance, &parts.workers, readiness).await);
     let _set_once = running.set(Arc::clone(&port));
     Ok(Serving { running: port, control, _keeper: keeper })
 }
@@ -359,22 +363,22 @@ fn discovery(pod: &Pod, identity: &Identity) -> AdsConfig {
 }
 
 /// Where accepted configuration is kept, if it is, and whose it is.
-fn kept(pod: &Pod, identity: &Identity) -> Option<(std::path::PathBuf, Owner)> {
+fn kept(pod: &Pod, identity: &Identity) -> Before {
     if !pod.settings.warm_start {
         tracing::info!("no warm start: switched off by CAIRN_WARM_START");
-        return None;
+        return Before::Nothing;
     }
     let directory = pod.paths.data();
     if !directory.is_dir() {
         tracing::info!(path = %directory.display(), "no warm start: there is no such directory");
-        return None;
+        return Before::Nothing;
     }
     let owner = Owner {
         node: pod.node.id.clone(),
         cluster: pod.node.cluster_id.clone(),
         identity: identity.current().id.to_string(),
     };
-    Some((directory.join(KEPT), owner))
+    Before::Kept(directory.join(KEPT), owner)
 }
 
 /// Refuses tunnels when memory runs short. Returns the limit.
@@ -425,7 +429,7 @@ fn view(
         listeners,
         readiness: Arc::clone(&parts.readiness),
         logging: parts.logging.clone(),
-        stats: Box::new(move || metrics::envoy_stats(&ads.borrow(), &published.borrow())),
+        stats: Box::new(move || istiod::envoy_stats(&ads.borrow(), &published.borrow())),
         unsupported: Box::new(move || unsupported.borrow().unsupported.to_vec()),
         degraded: Box::new(move || degraded.borrow().degraded.to_vec()),
         actions: Actions {

@@ -152,6 +152,16 @@ impl Store {
             .map_err(|error| ExportError { path: path.to_owned(), reason: error.to_string() })
     }
 
+    /// What [`Store::export`] would write, for another process of the same owner. Blocks the thread.
+    pub fn to_bytes(&self, owner: &Owner) -> Vec<u8> {
+        let shelves = self.shelves.lock().clone();
+        let body = Snapshot::of(&shelves, owner).encode_to_vec();
+        drop(shelves);
+        let mut bytes = wrap(&body);
+        bytes.extend_from_slice(&body);
+        bytes
+    }
+
     /// Takes the place of what is held with the content of a file that was written for the same owner. Blocks the thread.
     ///
     /// # Errors
@@ -163,6 +173,36 @@ impl Store {
         limits: ImportLimits,
     ) -> Result<Imported, ImportError> {
         let bytes = read(path, limits.max_bytes)?;
+        self.take(bytes, path, owner, limits)
+    }
+
+    /// Takes the place of what is held with what another process of the same owner had ([`Store::to_bytes`]); `from`
+    /// names it in errors. Blocks the thread.
+    ///
+    /// # Errors
+    /// [`ImportError`]; what is held stays then.
+    pub fn import_bytes(
+        &self,
+        bytes: Vec<u8>,
+        from: &str,
+        owner: &Owner,
+        limits: ImportLimits,
+    ) -> Result<Imported, ImportError> {
+        let from = Path::new(from);
+        if bytes.len() as u64 > limits.max_bytes {
+            let (bytes, allowed) = (bytes.len() as u64, limits.max_bytes);
+            return Err(ImportError::TooBig { path: from.to_owned(), bytes, allowed });
+        }
+        self.take(bytes, from, owner, limits)
+    }
+
+    fn take(
+        &self,
+        bytes: Vec<u8>,
+        path: &Path,
+        owner: &Owner,
+        limits: ImportLimits,
+    ) -> Result<Imported, ImportError> {
         let damaged = |reason: String| ImportError::Damaged { path: path.to_owned(), reason };
         let body = unwrap(bytes).map_err(damaged)?;
         let snapshot = Snapshot::decode(body)

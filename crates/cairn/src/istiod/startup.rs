@@ -2,8 +2,8 @@
 
 use super::control::{Control, NEEDED};
 use super::feeder::Feeder;
-use super::ports;
 use crate::ready::Readiness;
+use crate::waypoint::ports;
 use cairn_proxy::{MeshInstance, Running, Workers};
 use cairn_xds::ads::AdsStatus;
 use cairn_xds::feed::Kind;

@@ -10,10 +10,12 @@ use cairn_proxy::MeshInstance;
 use cairn_router::spec::Resources;
 use cairn_xds::ads::{AdsClient, AdsConfig, AdsStatus};
 use cairn_xds::feed::Kind;
-use cairn_xds::store::{ImportError, ImportLimits, Owner, Store, StoreWriter, WriterConfig};
+use cairn_xds::store::{
+    ImportError, ImportLimits, Imported, Owner, Store, StoreWriter, WriterConfig,
+};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -39,8 +41,18 @@ pub struct Exchange {
     pub resources: Arc<ArcSwap<Resources>>,
     /// What was accepted.
     pub store: Arc<Store>,
-    /// Where it is kept for the next start, and whose it is.
-    pub kept: Option<(PathBuf, Owner)>,
+    /// What is known before istiod answers.
+    pub before: Before,
+}
+
+/// What is known before istiod answers.
+pub enum Before {
+    /// Nothing.
+    Nothing,
+    /// What the file has that an earlier start has kept, and whose it is. It is kept for the next start.
+    Kept(PathBuf, Owner),
+    /// What the store has already.
+    Told(Imported),
 }
 
 /// A running exchange.
@@ -100,13 +112,13 @@ impl Control {
 
 impl Exchange {
     async fn run(self, tell: oneshot::Sender<Begun>, stopped: oneshot::Receiver<()>) {
-        let Exchange { ads, mut feeder, instance, resources, store, kept } = self;
+        let Exchange { ads, mut feeder, instance, resources, store, before } = self;
         let mut publisher = Publisher::new(feeder.clone(), instance, resources);
         let published = publisher.watch();
         // What makes a fresh start fail must not make every start fail.
         let warm = catch_unwind(AssertUnwindSafe(|| {
-            let (path, owner) = kept.as_ref()?;
-            restore(&store, path, owner, &mut feeder).then(|| publisher.publish())
+            let imported = before.imported(&store)?;
+            replay(&store, &imported, &mut feeder).then(|| publisher.publish())
         }));
         let warm = warm.unwrap_or_else(|_| {
             tracing::error!("no warm start: kept configuration could not be used, it is forgotten");
@@ -117,9 +129,12 @@ impl Exchange {
         });
         let warm = warm.is_some();
         let ads = AdsClient::start(ads, Box::new(feeder), Arc::clone(&store));
-        let writer = kept.map(|(path, owner)| {
-            StoreWriter::start(Arc::clone(&store), WriterConfig::new(path, owner))
-        });
+        let writer = match before {
+            Before::Kept(path, owner) => {
+                Some(StoreWriter::start(Arc::clone(&store), WriterConfig::new(path, owner)))
+            }
+            Before::Nothing | Before::Told(_) => None,
+        };
         let begun = Begun { ads: ads.changed(), published, wants: ads.wants(), warm };
         // Whoever started it may have been told to end in the meantime.
         let _nobody_waits = tell.send(begun);
@@ -134,21 +149,31 @@ impl Exchange {
     }
 }
 
-/// Takes in what an earlier start has kept. `true`: there is all that is needed to serve.
-fn restore(store: &Store, path: &Path, owner: &Owner, feeder: &mut Feeder) -> bool {
-    let imported = match store.import(path, owner, ImportLimits::default()) {
-        Ok(imported) => imported,
-        Err(error @ ImportError::Missing { .. }) => {
-            tracing::info!(%error, "no warm start");
-            return false;
+impl Before {
+    /// What the store then has, if it has anything.
+    fn imported(&self, store: &Store) -> Option<Imported> {
+        match self {
+            Before::Nothing => None,
+            Before::Told(imported) => Some(imported.clone()),
+            Before::Kept(path, owner) => match store.import(path, owner, ImportLimits::default()) {
+                Ok(imported) => Some(imported),
+                Err(error @ ImportError::Missing { .. }) => {
+                    tracing::info!(%error, "no warm start");
+                    None
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "no warm start");
+                    None
+                }
+            },
         }
-        Err(error) => {
-            tracing::warn!(%error, "no warm start");
-            return false;
-        }
-    };
+    }
+}
+
+/// Takes in what the store has. `true`: there is all that is needed to serve.
+fn replay(store: &Store, imported: &Imported, feeder: &mut Feeder) -> bool {
     if let Err(rejected) = store.replay(feeder) {
-        tracing::warn!(%rejected, "kept configuration was refused in part");
+        tracing::warn!(%rejected, "known configuration was refused in part");
     }
     let age = imported.written.elapsed().unwrap_or_default();
     let whole = NEEDED.iter().all(|kind| imported.answered.contains(kind));
@@ -156,7 +181,7 @@ fn restore(store: &Store, path: &Path, owner: &Owner, feeder: &mut Feeder) -> bo
         age_s = age.as_secs(),
         resources = imported.footprint.resources,
         whole,
-        "warm start from kept configuration"
+        "warm start from known configuration"
     );
     whole
 }

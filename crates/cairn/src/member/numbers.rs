@@ -1,0 +1,39 @@
+//! The memberships in metrics.
+
+use super::process::Roster;
+use super::state::{Phase, Registered};
+use cairn_telemetry::Writer;
+
+/// Writes them.
+pub fn write(roster: &Roster, writer: &mut Writer) {
+    let memberships = roster.all();
+    let help = "Clusters that this member is told to serve.";
+    writer.gauge("cairn_pool_clusters", help, &[], memberships.len() as f64);
+    for (status, parts) in memberships {
+        let seen = status.seen();
+        let mesh = status.name.as_str();
+        let yes = |is: bool| f64::from(u8::from(is));
+        for phase in Phase::ALL {
+            let name = phase.to_string();
+            let labels = [("mesh", mesh), ("phase", name.as_str())];
+            let help = "1 for where the membership is between its begin and its end.";
+            writer.gauge("cairn_pool_phase", help, &labels, yes(seen.phase == phase));
+        }
+        let labels = [("mesh", mesh)];
+        let help = "1 while the cluster's istiod shows this member to its ztunnels.";
+        let registered = yes(seen.registered == Registered::Yes);
+        writer.gauge("cairn_pool_registered", help, &labels, registered);
+        let help = "Times that the cluster's istiod showed this member for the first time.";
+        writer.counter("cairn_pool_registrations_total", help, &labels, seen.registrations);
+        let help = "Times that somebody else deleted this member's entry.";
+        writer.counter("cairn_pool_taken_away_total", help, &labels, seen.taken_away);
+        let help = "1 when the membership began with what a sibling told.";
+        writer.gauge("cairn_pool_warm_start", help, &labels, yes(seen.warm));
+        let help = "Seconds in the phase.";
+        writer.gauge("cairn_pool_phase_seconds", help, &labels, seen.seconds);
+        if let (Some(age), _) = parts.numbers() {
+            let help = "Since the cluster's istiod was heard last.";
+            writer.gauge("cairn_pool_config_age_seconds", help, &labels, age);
+        }
+    }
+}
