@@ -20,6 +20,7 @@ pub mod hbone_client;
 pub mod http1;
 pub mod istiod;
 pub mod member;
+pub mod mesh;
 pub mod metrics;
 pub mod pki;
 pub mod pod;

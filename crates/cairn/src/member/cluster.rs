@@ -7,6 +7,7 @@
 //! workloads of the mesh.
 
 use super::node;
+use super::process::A_CLUSTER;
 use super::registration::{Registration, StayAway};
 use super::settings::Who;
 use super::sibling::{self, Question};
@@ -78,6 +79,8 @@ pub struct House {
     pub readiness: Arc<Readiness>,
     /// Told when the process shall end.
     pub quit: Arc<Notify>,
+    /// Endpoints may be on loopback (`CAIRN_LOOPBACK_ENDPOINTS=on`), where the administration pages are.
+    pub loopback_endpoints: bool,
     /// New tunnels are refused: memory runs short.
     pub refuse: watch::Receiver<bool>,
 }
@@ -199,6 +202,7 @@ impl Course {
             }
         };
         self.status.enter(Phase::Serving);
+        self.house.readiness.arrived(A_CLUSTER);
         let (ending, was_known) = self.stay(&serving).await;
         self.leave(serving, ending, was_known).await;
         self.status.enter(Phase::Closed);
@@ -340,7 +344,7 @@ impl Course {
             trust_domain: self.cluster.trust_domain.clone(),
             network: network.clone(),
             endpoint_identity: EndpointIdentity::Workload,
-            loopback_endpoints: false,
+            loopback_endpoints: self.house.loopback_endpoints,
         });
         Feeder::new(translator, &network)
     }

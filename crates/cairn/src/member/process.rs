@@ -36,7 +36,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
 /// What readiness calls a cluster that is served.
-const A_CLUSTER: &str = "a cluster";
+pub const A_CLUSTER: &str = "a cluster";
 /// How often readiness is brought up to date.
 const LOOK: Duration = Duration::from_millis(100);
 /// How often memory is looked at.
@@ -122,6 +122,7 @@ async fn serve(args: &MemberArgs, logging: Logging) -> Result<ExitCode, Failure>
         started: Started::now(),
         readiness: Arc::clone(&readiness),
         quit: Arc::clone(&quit),
+        loopback_endpoints: var("CAIRN_LOOPBACK_ENDPOINTS").as_deref() == Some("on"),
         refuse: refused,
     };
     let reporter = reporter(args, &house, &roster);

@@ -9,6 +9,7 @@ use ring::digest::{SHA256, digest};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use tokio::time::{Interval, MissedTickBehavior};
 
 /// Most bytes of the file.
 const MAX_FILE_BYTES: u64 = 1 << 20;
@@ -31,6 +32,7 @@ pub struct Source {
     path: PathBuf,
     seen: Vec<u8>,
     said: Option<String>,
+    looks: Interval,
 }
 
 /// Reads the file.
@@ -58,20 +60,22 @@ fn parse(bytes: &[u8]) -> Result<PoolConfig, String> {
 }
 
 impl Source {
-    /// Follows the file from what it has; the configuration is that of this moment.
+    /// Follows the file from what it has; the configuration is that of this moment. Needs a tokio runtime.
     ///
     /// # Errors
     /// What is wrong with it: a member does not start with a broken file.
     pub fn open(path: &Path) -> Result<(Source, PoolConfig), Failure> {
         let config = read(path)?;
         let seen = bytes(path).map(|bytes| hash(&bytes)).unwrap_or_default();
-        Ok((Source { path: path.to_owned(), seen, said: None }, config))
+        let mut looks = tokio::time::interval(INTERVAL);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Ok((Source { path: path.to_owned(), seen, said: None, looks }, config))
     }
 
     /// Resolves when the file says something else that is good. May be dropped at any time.
     pub async fn changed(&mut self) -> PoolConfig {
         loop {
-            tokio::time::sleep(INTERVAL).await;
+            self.looks.tick().await;
             let path = self.path.clone();
             let read = tokio::task::spawn_blocking(move || bytes(&path)).await;
             let found = read.unwrap_or_else(|_| Err("could not be read".to_owned()));

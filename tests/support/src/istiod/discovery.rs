@@ -21,6 +21,7 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc;
 
 use super::record::Asked;
+use super::registration::{Entry, Registered};
 use super::world::{Caller, Event, Shared, World};
 
 /// So many answers may be unread.
@@ -69,6 +70,7 @@ impl AggregatedDiscoveryService for Discovery {
             held: Vec::new(),
             out,
             introduced: false,
+            registered: None,
         };
         tokio::spawn(talk.run(request.into_inner()));
         let answers = futures::stream::poll_fn(move |cx| answers.poll_recv(cx));
@@ -85,6 +87,8 @@ struct Talk {
     held: Vec<(Kind, DeltaDiscoveryResponse)>,
     out: mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>,
     introduced: bool,
+    /// Of a stream that registers: dropped with it.
+    registered: Option<Registered>,
 }
 
 /// What a client wants of one type.
@@ -191,6 +195,8 @@ impl Talk {
         let (namespace, account) = (text("NAMESPACE"), text("SERVICE_ACCOUNT"));
         let matches = self.identity.contains(&format!("/ns/{namespace}/sa/"))
             && (account.is_empty() || self.identity.ends_with(&format!("/sa/{account}")));
+        let group = text("AUTO_REGISTER_GROUP");
+        let address = text("INSTANCE_IPS").split(',').next().and_then(|ip| ip.parse().ok());
         let known = node.id.starts_with("waypoint~") && node.id.split('~').count() == 4;
         self.shared.record.lock().unwrap().nodes.push(node);
         if !known {
@@ -203,6 +209,10 @@ impl Talk {
                 "authorization failed: no identities ([{}]) matched {namespace}/{account}",
                 self.identity
             ))));
+        }
+        if let Some(address) = address.filter(|_| !group.is_empty()) {
+            let entry = Entry { group, namespace, account, address };
+            self.registered = Some(Registered::begin(&self.shared, &entry));
         }
         Ok(())
     }

@@ -8,13 +8,14 @@
 mod authority;
 mod discovery;
 mod record;
+mod registration;
 mod resources;
 mod server;
 pub mod shapes;
 mod world;
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -155,6 +156,27 @@ impl FakeIstiod {
     /// After the deadline of tests, with `what`.
     pub async fn seen(&self, what: &str, mut condition: impl FnMut(&Record) -> bool) {
         eventually(what, || condition(&self.record())).await;
+    }
+
+    // Members that register.
+
+    /// Entries that there are, as `namespace/group-address`, in their order.
+    pub fn entries(&self) -> Vec<String> {
+        let world = self.shared.world.lock().unwrap();
+        let names = world.names(Kind::Workload).into_iter();
+        names
+            .filter_map(|name| name.split_once("/WorkloadEntry/").map(|(_, name)| name.to_owned()))
+            .collect()
+    }
+
+    /// Somebody deletes an entry: its stream stays open, and only another one makes it again.
+    pub fn delete_entry(&self, namespace: &str, group: &str, address: IpAddr) {
+        self.push(Kind::Workload, Vec::new(), &[&registration::uid(namespace, group, address)]);
+    }
+
+    /// Entries stay for so long after their stream.
+    pub fn registration_grace(&self, grace: Duration) {
+        self.shared.world.lock().unwrap().registration_grace = grace;
     }
 
     // Who may come.

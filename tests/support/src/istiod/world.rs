@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use cairn_proto::envoy::envoy::service::discovery::v3::Resource;
 use cairn_proto::tonic::Status;
@@ -32,6 +33,10 @@ pub(super) struct World {
     pub tokens: BTreeMap<String, String>,
     pub certificates: bool,
     pub refuse: Option<Status>,
+    /// Streams by the name of the entry that they registered.
+    pub registered: BTreeMap<String, usize>,
+    /// An entry stays for so long after its last stream.
+    pub registration_grace: Duration,
 }
 
 /// What streams are told.
@@ -59,6 +64,8 @@ impl Shared {
                 tokens: [(TOKEN.to_owned(), IDENTITY.to_owned())].into(),
                 certificates: true,
                 refuse: None,
+                registered: BTreeMap::new(),
+                registration_grace: Duration::from_millis(300),
             }),
             record: Mutex::default(),
             authority: Mutex::new(Authority::new()),
