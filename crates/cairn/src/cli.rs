@@ -140,6 +140,9 @@ pub struct DemoArgs {
     /// A pool that scales instead: members, a wave of load, and the scaler's decisions as they happen
     #[arg(long)]
     pub scale: bool,
+    /// The same with two clusters whose services have equal addresses: one pool serves both
+    #[arg(long, conflicts_with = "scale")]
+    pub pool: bool,
     /// Log filter, for example `info` or `cairn_proxy=debug`
     #[arg(long, value_name = "FILTER", default_value = "error")]
     pub log_level: String,

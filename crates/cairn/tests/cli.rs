@@ -164,11 +164,25 @@ fn the_demo_is_as_expected() {
     assert!(text.contains("All as expected.") && !text.contains("FAILED"), "{text}");
 }
 
-#[test]
-fn the_pool_of_the_demo_grows_and_shrinks_and_loses_nothing() {
-    let output = cairn(&["demo", "--scale", "--once"]);
+fn grows_and_shrinks(kind: &str) -> String {
+    let output = cairn(&["demo", kind, "--once"]);
     let text = stdout(&output);
     assert!(output.status.success(), "{text}\n{}", stderr(&output));
     assert!(text.contains(" 0 failed; at most 8 members, 3 at the end, 0 tunnels cut"), "{text}");
     assert!(text.ends_with("All as expected.\n"), "{text}");
+    text
+}
+
+#[test]
+fn the_fleet_of_the_demo_grows_and_shrinks_and_loses_nothing() {
+    grows_and_shrinks("--scale");
+}
+
+#[test]
+fn the_pool_of_the_demo_serves_two_clusters_with_equal_addresses() {
+    let text = grows_and_shrinks("--pool");
+    for cluster in ["east", "west"] {
+        let line = text.lines().find(|line| line.contains(&format!("{cluster}: "))).unwrap();
+        assert!(line.contains("answered by its own service, 0 failed or by another's"), "{line}");
+    }
 }

@@ -37,8 +37,8 @@ async fn show(args: &DemoArgs, logging: Logging) -> Result<ExitCode, Failure> {
     let mut signals =
         Signals::listen().map_err(|error| Failure::new(format!("no signals: {error}")))?;
     let once = args.once;
-    if args.scale {
-        return scale::show(once, logging, &mut signals).await;
+    if args.scale || args.pool {
+        return scale::show(once, args.pool, logging, &mut signals).await;
     }
     say!("Cairn demo: everything in this process, on loopback.\n");
     let world = World::start(logging).await?;

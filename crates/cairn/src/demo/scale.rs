@@ -1,8 +1,11 @@
-//! `cairn demo --scale`: members of a pool, a wave of load, and the scaler's decisions as they happen.
+//! `cairn demo --scale` and `--pool`: members of a pool, a wave of load, and the scaler's decisions as they happen.
+//!
+//! A pool serves one cluster, or several whose services have the same addresses: each has its own CA and its own port at
+//! every member, and an answer from another cluster's service counts as wrong.
 //!
 //! Everything is in this process and on loopback, and nothing is pretended: clients choose a member for each request
 //! as ztunnel does, members report their load by HTTP, the scaler polls it, and what it decides is done: members start,
-//! and those that are to go drain first. Only the windows are shorter than a real pool's, so that it fits a minute.
+//! and those that are to go deregister, go on accepting until clients have heard it, and drain. Only the windows are shorter than a real pool's, so that it fits a minute.
 
 use super::client::Client;
 use crate::admin::Admin;
@@ -34,12 +37,16 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+/// The clusters of a pool: their names, which their services answer with.
+const CLUSTERS: [&str; 2] = ["east", "west"];
+/// The one cluster of a fleet that scales.
+const ALONE: [&str; 1] = ["demo"];
 /// Every request takes a quarter of a second, so that so many are in flight as there are clients.
 const CONFIG: &str = "
 meshes:
-- name: demo
+- name: NAME
   listen: 127.0.0.1:0
-  identity: {dev: {id: spiffe://demo.local/ns/shop/sa/waypoint}}
+  identity: {dev: {id: spiffe://cluster.local/ns/shop/sa/waypoint}}
   destinations:
   - name: app
     namespace: shop
@@ -53,10 +60,10 @@ meshes:
           routes:
           - match: {path: {prefix: /}}
             fault: {delay: {fixed: 250ms, percent: 100}}
-            direct_response: {status: 200, body: ok}
+            direct_response: {status: 200, body: NAME}
 ";
 const SERVICE: &str = "10.96.0.10:80";
-const TRUST_DOMAIN: &str = "demo.local";
+const TRUST_DOMAIN: &str = "cluster.local";
 /// Members at least, and at most.
 const FEW: u32 = 3;
 const MANY: u32 = 8;
@@ -71,6 +78,10 @@ const ENDS: Duration = Duration::from_secs(20);
 /// A wave and what comes after it takes no longer.
 const LIMIT: Duration = Duration::from_secs(90);
 const POLL: Duration = Duration::from_millis(500);
+/// Clients hear so late which members there are.
+const HEARD: Duration = Duration::from_millis(500);
+/// A member that has deregistered accepts for so long.
+const ACCEPT: Duration = Duration::from_secs(1);
 /// In-flight requests of a member that goes.
 const DRAIN: Duration = Duration::from_secs(10);
 const MAX_BODY_BYTES: usize = 1 << 10;
@@ -95,19 +106,25 @@ fn policy() -> Policy {
     }
 }
 
-/// One member: a waypoint with a thread of its own, and its pages.
+/// One member: a waypoint of every cluster with a thread of its own, and its pages.
 struct Member {
-    hbone: SocketAddr,
+    /// Its port for each cluster.
+    hbone: Vec<SocketAddr>,
     page: SocketAddr,
     fleet: Fleet,
     readiness: Arc<Readiness>,
     tasks: Vec<JoinHandle<()>>,
 }
 
-/// What members are made of.
-struct Maker {
+/// A cluster: what a member serves it with.
+struct Cluster {
     config: MeshConfig,
     identity: Identity,
+}
+
+/// What members are made of.
+struct Maker {
+    clusters: Vec<Cluster>,
     logging: Logging,
 }
 
@@ -117,13 +134,16 @@ impl Maker {
         let workers = Workers::start(1, Placement::default()).map_err(failed("a thread"))?;
         let delays = workers.delays();
         let mut fleet = Fleet::new(workers, Arc::clone(&telemetry));
-        let new = NewMesh {
-            config: self.config.clone(),
-            resources: self.config.resources().clone(),
-            identity: self.identity.clone(),
-            watch: None,
-        };
-        let hbone = fleet.start(new).await.map_err(failed("a member"))?;
+        let mut hbone = Vec::new();
+        for Cluster { config, identity } in &self.clusters {
+            let new = NewMesh {
+                config: config.clone(),
+                resources: config.resources().clone(),
+                identity: identity.clone(),
+                watch: None,
+            };
+            hbone.push(fleet.start(new).await.map_err(failed("a member"))?);
+        }
         let readiness = Arc::new(Readiness::waiting_for([]));
         let mut settings = LoadSettings::default();
         settings.config.in_flight = Some(IN_FLIGHT);
@@ -155,17 +175,22 @@ impl Maker {
 }
 
 impl Member {
-    /// Nobody chooses it any more: finishes what it has, then ends.
+    /// It is in no list any more: accepts until clients have heard it, finishes what it has, then ends.
     async fn leave(self) -> usize {
         self.readiness.drain();
+        tokio::time::sleep(ACCEPT).await;
         let cut = self.fleet.drain(DRAIN).await;
         self.tasks.iter().for_each(JoinHandle::abort);
         cut
     }
 }
 
-/// Clients in a closed loop: each sends its next request when the last is answered.
+/// Clients of one cluster in a closed loop: each sends its next request when the last is answered.
 struct Load {
+    /// The cluster, and what its service answers.
+    name: &'static str,
+    /// Which of a member's ports is the cluster's.
+    place: usize,
     members: ArcSwap<Vec<SocketAddr>>,
     client: Client,
     waypoint: SpiffeId,
@@ -175,6 +200,11 @@ struct Load {
 }
 
 impl Load {
+    /// The ports of members for this cluster.
+    fn addresses(&self, members: &[Member]) -> Vec<SocketAddr> {
+        members.iter().filter_map(|member| member.hbone.get(self.place).copied()).collect()
+    }
+
     async fn request(&self) -> Result<(), Box<dyn std::error::Error>> {
         let members = self.members.load_full();
         let number = rand::random_range(0..members.len().max(1));
@@ -184,7 +214,8 @@ impl Load {
         let ask = Ask::get(SERVICE, PathAndQuery::from_static("/"));
         let answer = exchange.ask(&ask, MAX_BODY_BYTES).await?;
         match answer.head.status.as_u16() {
-            200 => Ok(()),
+            200 if answer.body == self.name.as_bytes() => Ok(()),
+            200 => Err("answered by another cluster's service".into()),
             status => Err(format!("answered {status}").into()),
         }
     }
@@ -198,7 +229,7 @@ impl Load {
             match self.request().await {
                 Ok(()) => self.answered.fetch_add(1, Ordering::Relaxed),
                 Err(error) => {
-                    tracing::warn!(%error, "a request failed");
+                    tracing::warn!(cluster = self.name, %error, "a request failed");
                     self.failed.fetch_add(1, Ordering::Relaxed)
                 }
             };
@@ -248,44 +279,46 @@ struct Outcome {
 /// Plays waves: one with `once`, else until a signal.
 pub async fn show(
     once: bool,
+    pool: bool,
     logging: Logging,
     signals: &mut Signals,
 ) -> Result<ExitCode, Failure> {
+    let names: &[&'static str] = if pool { &CLUSTERS } else { &ALONE };
+    let share = names.len();
     say!("Cairn demo: a pool that scales, everything in this process, on loopback.\n");
+    if pool {
+        say!("  {share} clusters, {}: both have a service at {SERVICE}", names.join(" and "));
+        say!("  each has its own CA, and its own port at every member");
+    }
     say!(
         "  {FEW} to {MANY} members, each good for {IN_FLIGHT} requests in flight, to be {:.0} % busy",
         policy().target * 100.0
     );
     say!("  {CALM} clients, {WAVE} in the wave; every request takes 250 ms");
+    say!(
+        "  clients hear {} ms late which members there are; who leaves accepts for {} ms more",
+        HEARD.as_millis(),
+        ACCEPT.as_millis()
+    );
     say!("  polled every {} ms; windows of seconds instead of minutes\n", POLL.as_millis());
-    let ca = DevCa::new(TRUST_DOMAIN).map_err(failed("the CA"))?;
-    let issue = |account: &str| {
-        let id = ca.id("shop", account).map_err(failed("an identity"))?;
-        let bundle = ca.issue_pem(&id, IssueOptions::default()).map_err(failed("a certificate"))?;
-        let credentials = bundle.credentials().map_err(failed("a certificate"))?;
-        Ok::<_, Failure>((id, Identity::fixed(credentials)))
-    };
-    let (waypoint, identity) = issue("waypoint")?;
-    let config = cairn_xds::parse_bytes(Format::Yaml, CONFIG.as_bytes())
-        .map_err(|errors| crate::check::broken(&errors))?;
-    let config =
-        config.meshes.into_iter().next().ok_or_else(|| Failure::new("the demo has no mesh"))?;
-    let mut maker = Maker { config, identity, logging };
+    let mut clusters = Vec::new();
+    let mut loads = Vec::new();
+    for (place, name) in names.iter().enumerate() {
+        let (cluster, load) = cluster(name, place, CALM / share)?;
+        clusters.push(cluster);
+        loads.push(Arc::new(load));
+    }
+    let mut maker = Maker { clusters, logging };
     let mut members = Vec::new();
     for _ in 0..FEW {
         members.push(maker.member().await?);
     }
-    let load = Arc::new(Load {
-        members: ArcSwap::from_pointee(Vec::new()),
-        client: Client::new(issue("web")?.1),
-        waypoint,
-        wanted: AtomicUsize::new(CALM),
-        answered: AtomicU64::new(0),
-        failed: AtomicU64::new(0),
-    });
-    load.members.store(Arc::new(addresses(&members)));
-    let clients: Vec<_> =
-        (0..WAVE).map(|number| tokio::spawn(Arc::clone(&load).client(number))).collect();
+    let mut clients = Vec::new();
+    for load in &loads {
+        load.members.store(Arc::new(load.addresses(&members)));
+        let client = |number| tokio::spawn(Arc::clone(load).client(number));
+        clients.extend((0..WAVE / share).map(client));
+    }
     say!(
         "  {:>5}  {:>7}  {:>9}  {:>6}  {:>6}  {:>7}  decision",
         "time",
@@ -298,11 +331,21 @@ pub async fn show(
     let mut good = true;
     loop {
         let played = tokio::select! {
-            played = wave(&mut maker, &mut members, &load) => played?,
+            played = wave(&mut maker, &mut members, &loads) => played?,
             _ = signals.next() => break,
         };
-        let failures = load.failed.load(Ordering::Relaxed);
-        let answered = load.answered.load(Ordering::Relaxed);
+        let sum = |of: fn(&Load) -> &AtomicU64| -> u64 {
+            loads.iter().map(|load| of(load).load(Ordering::Relaxed)).sum()
+        };
+        let (answered, failures) = (sum(|load| &load.answered), sum(|load| &load.failed));
+        for load in loads.iter().filter(|_| pool) {
+            let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
+            let (answered, failed) = (of(&load.answered), of(&load.failed));
+            say!(
+                "\n  {}: {answered} answered by its own service, {failed} failed or by another's",
+                load.name
+            );
+        }
         say!(
             "\n  {answered} requests answered, {failures} failed; at most {} members, {} at the end, {} tunnels cut",
             played.most,
@@ -330,15 +373,49 @@ pub async fn show(
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn addresses(members: &[Member]) -> Vec<SocketAddr> {
-    members.iter().map(|member| member.hbone).collect()
+/// A cluster with a CA of its own, and its clients.
+fn cluster(name: &'static str, place: usize, wanted: usize) -> Result<(Cluster, Load), Failure> {
+    let ca = DevCa::new(TRUST_DOMAIN).map_err(failed("the CA"))?;
+    let issue = |account: &str| {
+        let id = ca.id("shop", account).map_err(failed("an identity"))?;
+        let bundle = ca.issue_pem(&id, IssueOptions::default()).map_err(failed("a certificate"))?;
+        let credentials = bundle.credentials().map_err(failed("a certificate"))?;
+        Ok::<_, Failure>((id, Identity::fixed(credentials)))
+    };
+    let (waypoint, identity) = issue("waypoint")?;
+    let config = cairn_xds::parse_bytes(Format::Yaml, CONFIG.replace("NAME", name).as_bytes())
+        .map_err(|errors| crate::check::broken(&errors))?;
+    let config =
+        config.meshes.into_iter().next().ok_or_else(|| Failure::new("the demo has no mesh"))?;
+    let load = Load {
+        name,
+        place,
+        members: ArcSwap::from_pointee(Vec::new()),
+        client: Client::new(issue("web")?.1),
+        waypoint,
+        wanted: AtomicUsize::new(wanted),
+        answered: AtomicU64::new(0),
+        failed: AtomicU64::new(0),
+    };
+    Ok((Cluster { config, identity }, load))
+}
+
+/// Clients hear which members there are, a little late.
+fn tell(loads: &[Arc<Load>], members: &[Member]) {
+    for load in loads {
+        let (load, list) = (Arc::clone(load), load.addresses(members));
+        tokio::spawn(async move {
+            tokio::time::sleep(HEARD).await;
+            load.members.store(Arc::new(list));
+        });
+    }
 }
 
 /// One wave, and the calm after it.
 async fn wave(
     maker: &mut Maker,
     members: &mut Vec<Member>,
-    load: &Load,
+    loads: &[Arc<Load>],
 ) -> Result<Outcome, Failure> {
     let autoscaler = Autoscaler::new(policy()).map_err(failed("the policy"))?;
     let start = Instant::now();
@@ -352,7 +429,9 @@ async fn wave(
         ticks.tick().await;
         let elapsed = start.elapsed();
         let clients = if (BEGINS..ENDS).contains(&elapsed) { WAVE } else { CALM };
-        load.wanted.store(clients, Ordering::Relaxed);
+        for load in loads {
+            load.wanted.store(clients / loads.len(), Ordering::Relaxed);
+        }
         let (demand, decision) = scaler.round(members).await;
         let wanted = decision.desired.map_or(members.len(), |wanted| wanted as usize);
         if (clients, wanted) != last || said.elapsed() >= Duration::from_secs(2) {
@@ -372,9 +451,9 @@ async fn wave(
         while members.len() < wanted {
             members.push(maker.member().await?);
         }
-        // The youngest goes. Nobody chooses it from here on, then it drains.
+        // The youngest goes.
         let gone = members.split_off(wanted.min(members.len()));
-        load.members.store(Arc::new(addresses(members)));
+        tell(loads, members);
         for member in gone {
             leaving.spawn(member.leave());
         }
