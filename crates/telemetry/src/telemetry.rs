@@ -53,7 +53,8 @@ impl Default for Settings {
     }
 }
 
-type Collector = dyn Fn(&mut Writer) + Send + Sync;
+/// `false`: it has nothing to write any more, and is not asked again.
+type Collector = dyn Fn(&mut Writer) -> bool + Send + Sync;
 
 /// Counts what happened and renders it for a scrape.
 ///
@@ -159,7 +160,26 @@ impl Telemetry {
 
     /// Adds a collector, which is called at every scrape and writes what it has. It must not block.
     pub fn register(&self, collector: Box<dyn Fn(&mut Writer) + Send + Sync>) {
-        self.collectors.lock().push(Arc::from(collector));
+        self.collectors.lock().push(Arc::new(move |writer: &mut Writer| {
+            collector(writer);
+            true
+        }));
+    }
+
+    /// Adds a collector for as long as `owner` lives, whom it does not keep alive. It must not block.
+    pub fn register_of<T: Send + Sync + 'static>(
+        &self,
+        owner: &Arc<T>,
+        collector: fn(&T, &mut Writer),
+    ) {
+        let owner = Arc::downgrade(owner);
+        self.collectors.lock().push(Arc::new(move |writer: &mut Writer| {
+            let owner = owner.upgrade();
+            if let Some(owner) = &owner {
+                collector(owner, writer);
+            }
+            owner.is_some()
+        }));
     }
 
     /// The content type of what [`Telemetry::render`] returns.
@@ -250,8 +270,11 @@ impl Telemetry {
         }
         self.access_logs.write(&mut writer);
         let collectors = self.collectors.lock().clone();
-        for collector in &collectors {
-            collector(&mut writer);
+        let over: Vec<&Arc<Collector>> =
+            collectors.iter().filter(|collector| !collector(&mut writer)).collect();
+        if !over.is_empty() {
+            let mut collectors = self.collectors.lock();
+            collectors.retain(|one| !over.iter().any(|over| Arc::ptr_eq(one, over)));
         }
         let rejected = writer.rejected();
         let rejected = self.samples_rejected.fetch_add(rejected, Relaxed) + rejected;

@@ -25,8 +25,8 @@ use cairn_proto::envoy::envoy::config::core::v3 as core;
 use cairn_proxy::{InstanceConfig, Limits, MeshInstance, NodeInfo, Running, Workers};
 use cairn_router::spec::Resources;
 use cairn_telemetry::Telemetry;
-use cairn_xds::ads::AdsConfig;
-use cairn_xds::store::Store;
+use cairn_xds::ads::{AdsConfig, AdsStatus};
+use cairn_xds::store::{Imported, Owner, Store};
 use cairn_xds::translate::{EndpointIdentity, Settings, Translator};
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
@@ -103,8 +103,10 @@ pub struct Parts {
     pub instance: OnceLock<Arc<MeshInstance>>,
     /// Its pages.
     pub pages: OnceLock<EnvoyPages>,
+    /// Its numbers.
+    pub sources: OnceLock<istiod::Sources>,
     /// The exchange with istiod.
-    pub ads: OnceLock<watch::Receiver<cairn_xds::ads::AdsStatus>>,
+    pub ads: OnceLock<watch::Receiver<AdsStatus>>,
 }
 
 /// The task.
@@ -267,7 +269,16 @@ impl Course {
                 wants.notify_one();
             }
         }));
-        self.register_numbers(&identity, &ca, &control, &store, &feeder);
+        self.follow_connection(control.ads.clone());
+        let _set_once = self.parts.sources.set(istiod::Sources {
+            mesh: Some(self.cluster.name.clone()),
+            identity: identity.clone(),
+            ca: Some(ca.subscribe()),
+            ads: control.ads.clone(),
+            store: Arc::clone(&store),
+            published: control.published.clone(),
+            feeder: feeder.clone(),
+        });
         let view = self.view(&control, &store, resources, (&node, &instance));
         let _set_once = self.parts.pages.set(EnvoyPages::new(view));
         istiod::configured(&control, &feeder, &self.cluster.istiod, readiness).await;
@@ -352,8 +363,8 @@ impl Course {
     async fn ask_siblings(
         &self,
         identity: &Identity,
-        owner: &cairn_xds::store::Owner,
-    ) -> Option<(Arc<Store>, cairn_xds::store::Imported)> {
+        owner: &Owner,
+    ) -> Option<(Arc<Store>, Imported)> {
         if !self.house.pool.warm_start {
             return None;
         }
@@ -368,30 +379,17 @@ impl Course {
         question.ask().await
     }
 
-    fn register_numbers(
-        &self,
-        identity: &Identity,
-        ca: &RunningCa,
-        control: &Control,
-        store: &Arc<Store>,
-        feeder: &Feeder,
-    ) {
-        let sources = istiod::Sources {
-            mesh: Some(self.cluster.name.clone()),
-            identity: identity.clone(),
-            ca: Some(ca.subscribe()),
-            ads: control.ads.clone(),
-            store: Arc::clone(store),
-            published: control.published.clone(),
-            feeder: feeder.clone(),
-        };
-        // For as long as there is a membership.
-        let parts = Arc::downgrade(&self.parts);
-        self.house.telemetry.register(Box::new(move |writer| {
-            if parts.upgrade().is_some() {
-                sources.write(writer);
+    /// Shows whether there is a stream to istiod, for as long as there is somebody who keeps one up.
+    fn follow_connection(&self, mut ads: watch::Receiver<AdsStatus>) {
+        let status = Arc::clone(&self.status);
+        tokio::spawn(async move {
+            loop {
+                status.connected(ads.borrow_and_update().connected);
+                if ads.changed().await.is_err() {
+                    return;
+                }
             }
-        }));
+        });
     }
 
     fn view(
@@ -440,7 +438,6 @@ impl Course {
                 let status = registration.status();
                 was_known |= status.streams > 0;
                 let istiod = serving.control.ads.borrow().connected;
-                self.status.connected(istiod);
                 if !self.could_serve(serving) {
                     break None;
                 }

@@ -1,4 +1,4 @@
-//! The memberships in metrics.
+//! The memberships in metrics, with what each mesh has to tell.
 
 use super::process::Roster;
 use super::state::{Phase, Registered};
@@ -31,6 +31,9 @@ pub fn write(roster: &Roster, writer: &mut Writer) {
         writer.gauge("cairn_pool_warm_start", help, &labels, yes(seen.warm));
         let help = "Seconds in the phase.";
         writer.gauge("cairn_pool_phase_seconds", help, &labels, seen.seconds);
+        if let Some(sources) = parts.sources.get() {
+            sources.write(writer);
+        }
         if let (Some(age), _) = parts.numbers() {
             let help = "Since the cluster's istiod was heard last.";
             writer.gauge("cairn_pool_config_age_seconds", help, &labels, age);

@@ -430,3 +430,31 @@ proptest! {
         }
     }
 }
+
+/// What a sibling is told is what a file would hold: taken as a whole, from the same owner, or not at all.
+#[test]
+fn bytes_are_taken_as_files_are() {
+    let store = Store::new();
+    put(&store, Kind::Cluster, vec![resource(Kind::Cluster, "a", "1", "body")]);
+    store.confirm();
+    let bytes = store.to_bytes(&owner());
+    let take = |bytes: Vec<u8>, owner: &Owner, limits: ImportLimits| {
+        let other = Store::new();
+        other.import_bytes(bytes, "a sibling", owner, limits).map(|_| other)
+    };
+    let taken = take(bytes.clone(), &owner(), ImportLimits::default()).unwrap();
+    assert_eq!(all(&taken), all(&store));
+    let stranger = Owner { cluster: "other".to_owned(), ..owner() };
+    let refused = take(bytes.clone(), &stranger, ImportLimits::default());
+    assert!(matches!(refused, Err(ImportError::OtherOwner { what: "cluster", .. })));
+    let small = ImportLimits { max_bytes: 10, ..ImportLimits::default() };
+    assert!(matches!(take(bytes.clone(), &owner(), small), Err(ImportError::TooBig { .. })));
+    for cut in [0, 10, bytes.len() - 1] {
+        let refused = take(bytes[..cut].to_vec(), &owner(), ImportLimits::default());
+        assert!(matches!(refused, Err(ImportError::Damaged { .. })), "{cut}");
+    }
+    let mut flipped = bytes;
+    *flipped.last_mut().unwrap() ^= 1;
+    let refused = take(flipped, &owner(), ImportLimits::default());
+    assert!(refused.unwrap_err().to_string().contains("a sibling is damaged"));
+}
