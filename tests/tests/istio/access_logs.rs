@@ -97,7 +97,7 @@ fn lines_of_text_and_json_for_whom_they_were_asked() {
         assert!(line.starts_with("[20"), "{line}");
         let (_, line) = line.split_once("] ").unwrap();
         let app = shapes::name("app");
-        let pod = format!("{}:8080", super::mesh::pod_ip(0));
+        let pod = format!("{}:8080", cairn_test_support::mesh::pod_ip(0));
         for part in [
             "\"GET /quiet?q=1 HTTP/1.1\" 200 - via_upstream - \"-\" 0 ",
             "\"test/1\"",

@@ -1,12 +1,13 @@
 //! The certificate: where it comes from, what is refused, how it is renewed and replaced.
 
 use super::load::Load;
-use super::mesh::{Client, Mesh, TOKEN, waypoint_id};
+use super::mesh::{Client, Mesh, waypoint_id};
 use super::pod::Waypoint;
 use cairn_proto::tonic::Status;
 use cairn_test_support::hbone_client::{ConnectFailure, HboneClient};
 use cairn_test_support::http1::Http1;
 use cairn_test_support::istiod::CaFault;
+use cairn_test_support::mesh::TOKEN;
 use cairn_test_support::pki;
 use cairn_test_support::process::drive;
 use cairn_test_support::wait::{eventually, eventually_async, within};

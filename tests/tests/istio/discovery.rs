@@ -210,7 +210,7 @@ fn what_is_removed_is_gone_and_what_comes_again_serves() {
         mesh.istiod.push(Kind::Endpoints, vec![shapes::assignment("app", &[])], &[]);
         mesh.answers(&client, "app", 503).await;
         assert!(mesh.get(&client, "app", "/").await.text().contains("no healthy upstream"));
-        let at = (super::mesh::pod_ip(0), 8080).into();
+        let at = (cairn_test_support::mesh::pod_ip(0), 8080).into();
         mesh.istiod.push(Kind::Endpoints, vec![shapes::assignment("app", &[("app-1", at)])], &[]);
         mesh.answers(&client, "app", 200).await;
         mesh.add("third").await;

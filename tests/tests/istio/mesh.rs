@@ -4,7 +4,7 @@ use super::pod::{Pod, Waypoint};
 use cairn_test_support::mesh;
 use std::ops::{Deref, DerefMut};
 
-pub use cairn_test_support::mesh::{Client, TOKEN, pod_ip, waypoint_id};
+pub use cairn_test_support::mesh::{Client, waypoint_id};
 
 /// The mesh.
 pub struct Mesh(mesh::Mesh);
@@ -24,12 +24,7 @@ impl DerefMut for Mesh {
 }
 
 impl Mesh {
-    /// Istiod with what every waypoint gets, and no service.
-    pub async fn start() -> Self {
-        Mesh(mesh::Mesh::start().await)
-    }
-
-    /// As [`Mesh::start`], with these services.
+    /// Istiod with what every waypoint gets, and these services.
     pub async fn with(services: &[&str]) -> Self {
         Mesh(mesh::Mesh::with(services).await)
     }

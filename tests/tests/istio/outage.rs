@@ -21,15 +21,15 @@ fn without_istiod_nothing_fails() {
         .await;
         // Meanwhile the token is another one, the old one is void, and a pod has moved.
         mesh.istiod.accept_token("the-next-token", &waypoint_id());
-        mesh.istiod.refuse_token(super::mesh::TOKEN);
+        mesh.istiod.refuse_token(cairn_test_support::mesh::TOKEN);
         mesh.istiod.write_token("the-next-token");
         mesh.istiod.accept_certificates(false);
-        let pods = [("app-1", (super::mesh::pod_ip(0), 8081).into())];
+        let pods = [("app-1", (cairn_test_support::mesh::pod_ip(0), 8081).into())];
         mesh.istiod.push(Kind::Endpoints, vec![shapes::assignment("app", &pods)], &[]);
         mesh.istiod.start_again().await;
         mesh.istiod.seen("back", |record| record.streams.len() == 2).await;
         assert_eq!(mesh.istiod.record().tokens.last().map(String::as_str), Some("the-next-token"));
-        let authority = format!("{}:8081", super::mesh::pod_ip(0));
+        let authority = format!("{}:8081", cairn_test_support::mesh::pod_ip(0));
         eventually_async("what changed is served", async || {
             let connects = mesh.service("app").ztunnel.connects();
             connects.last().is_some_and(|last| last.authority == authority)

@@ -1,8 +1,9 @@
 //! Many pushes at once, under load.
 
 use super::load::Load;
-use super::mesh::{Mesh, pod_ip};
+use super::mesh::Mesh;
 use cairn_test_support::istiod::shapes;
+use cairn_test_support::mesh::pod_ip;
 use cairn_test_support::process::drive;
 use cairn_xds::feed::Kind;
 

@@ -1,7 +1,8 @@
 //! Who is behind an address: exactly the service account of the workload there, or nobody.
 
-use super::mesh::{Mesh, pod_ip};
+use super::mesh::Mesh;
 use cairn_test_support::istiod::shapes;
+use cairn_test_support::mesh::pod_ip;
 use cairn_test_support::process::drive;
 use cairn_test_support::wait::eventually;
 use cairn_xds::feed::Kind;
