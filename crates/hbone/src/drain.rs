@@ -41,8 +41,30 @@ impl DrainWatch {
         self.token.cancelled().await;
     }
 
+    /// A drain of its own, for one connection: it starts with this one, or by itself before.
+    pub fn child(&self) -> Drain {
+        Drain { token: self.token.child_token() }
+    }
+
     /// Whether it has started.
     pub fn is_started(&self) -> bool {
         self.token.is_cancelled()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_child_starts_alone_and_with_its_parent() {
+        let all = Drain::new();
+        let (one, other) = (all.watch().child(), all.watch().child());
+        one.start();
+        assert!(one.watch().is_started());
+        assert!(!other.watch().is_started() && !all.watch().is_started());
+        all.start();
+        assert!(other.watch().is_started());
+        assert!(all.watch().child().watch().is_started(), "one that is late");
     }
 }

@@ -33,6 +33,10 @@ use crate::{keepalive, socket};
 /// 200 itself; a stream above it is refused with REFUSED_STREAM and the connection stays.
 pub const MAX_CONCURRENT_STREAMS: u32 = 200;
 
+/// How long the first stream of a connection that began in a drain may take until GOAWAY. A peer that has dialled means to
+/// open one, and does not try again when it cannot.
+const FIRST: Duration = Duration::from_secs(2);
+
 /// How long a peer may take to close a connection that has ended well.
 const LINGER: Duration = Duration::from_secs(1);
 
@@ -156,7 +160,7 @@ impl Terminator {
     /// `on_connect` gets every well-formed CONNECT, within this task, so it must not block: it spawns, accepts or
     /// refuses. Anything else is answered with 400 here (a request that even HTTP/2 forbids, like an extended CONNECT,
     /// with RST_STREAM). When `drain` starts, the peer is told to open no more streams, and the connection ends with
-    /// the last one.
+    /// the last one. One that begins in the drain is told with its first stream.
     ///
     /// # Errors
     ///
@@ -194,7 +198,14 @@ impl Terminator {
             config.keepalive_interval,
             config.keepalive_timeout,
         ));
-        let mut drained = pin!(drain.started());
+        let late = drain.is_started();
+        let mut drained = pin!(async {
+            if late {
+                Box::pin(tokio::time::sleep(FIRST)).await;
+            } else {
+                drain.started().await;
+            }
+        });
         let mut draining = false;
         let driver = poll_fn(|cx| {
             if !draining && drained.as_mut().poll(cx).is_ready() {
@@ -210,6 +221,10 @@ impl Terminator {
                     Poll::Ready(Some(Ok((request, respond)))) => {
                         if let Some(connect) = self.receive(&peer, request, respond) {
                             on_connect(connect);
+                        }
+                        if late && !draining {
+                            draining = true;
+                            http2.graceful_shutdown();
                         }
                     }
                     // A peer that closes as soon as it is told to is no failure.

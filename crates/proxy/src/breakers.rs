@@ -4,12 +4,14 @@
 //! cluster without bounds is not counted at all.
 
 use crate::load::Waits;
+use crate::overload::Refused;
 use crate::reply::LocalReply;
 use crate::upstream::Failure;
 use cairn_router::cluster::Cluster;
 use cairn_router::destination::HttpChain;
 use cairn_router::spec::CircuitBreakers;
 use cairn_telemetry::ResponseFlags;
+use http::header::RETRY_AFTER;
 use http::{HeaderName, HeaderValue, StatusCode};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -123,6 +125,26 @@ pub(crate) fn overflow(chain: Option<&HttpChain>) -> LocalReply {
         ResponseFlags::UPSTREAM_OVERFLOW,
         "upstream_reset_before_response_started{overflow}",
     );
+    mark_overloaded(&mut reply, chain);
+    reply
+}
+
+/// What is answered when the process has no room for a request of this tenant. Clients are told to come back after 1 to 3
+/// seconds, so that they do not do so together. For gRPC it is UNAVAILABLE, as Envoy's overload manager has it.
+pub(crate) fn no_room(why: Refused, chain: Option<&HttpChain>) -> LocalReply {
+    let details = match why {
+        Refused::Full => "overload_tenant_share{full}",
+        Refused::Delay => "overload_tenant_share{delay}",
+        Refused::Timeout => "overload_tenant_share{timeout}",
+    };
+    let mut reply = LocalReply::new(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "overloaded",
+        ResponseFlags::UPSTREAM_OVERFLOW,
+        details,
+    );
+    let after = HeaderValue::from(rand::random_range(1_u16..=3));
+    reply.headers.push((RETRY_AFTER, after));
     mark_overloaded(&mut reply, chain);
     reply
 }

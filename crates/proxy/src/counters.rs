@@ -8,7 +8,11 @@ pub struct Count(AtomicU64);
 
 impl Count {
     pub(crate) fn add_one(&self) {
-        self.0.fetch_add(1, Ordering::Relaxed);
+        self.add(1);
+    }
+
+    pub(crate) fn add(&self, more: u64) {
+        self.0.fetch_add(more, Ordering::Relaxed);
     }
 
     /// The number now.
@@ -70,6 +74,12 @@ pub struct Counters {
     pub tunnels_http2: Count,
     /// Tunnels that carried opaque bytes.
     pub tunnels_tcp: Count,
+    /// Tunnels of requests whose clients were told to open others because of their age.
+    pub tunnels_aged: Count,
+    /// Tunnels of requests whose clients were told to open others to balance the load.
+    pub tunnels_rebalanced: Count,
+    /// HBONE connections whose clients were told to open others because of their age.
+    pub connections_aged: Count,
     /// CONNECTs for a destination that nobody has: 404.
     pub unknown_destinations: Count,
     /// CONNECTs that a policy refused: 403.
@@ -80,6 +90,10 @@ pub struct Counters {
     pub requests: Count,
     /// Requests refused because too many were in flight: 503.
     pub requests_shed: Count,
+    /// Requests that have waited for room in the process, whatever became of them.
+    pub requests_queued: Count,
+    /// Of the refused requests, those for which their tenant had no room in the process.
+    pub requests_shed_by_share: Count,
     /// Requests and connections that a cluster's circuit breaker refused.
     pub overflows: Count,
     /// Streams of HTTP/2 inside of tunnels.
@@ -107,11 +121,16 @@ impl Counters {
             tunnels_http1,
             tunnels_http2,
             tunnels_tcp,
+            tunnels_aged,
+            tunnels_rebalanced,
+            connections_aged,
             unknown_destinations,
             denied_tunnels,
             requests_in_flight,
             requests,
             requests_shed,
+            requests_queued,
+            requests_shed_by_share,
             overflows,
             streams,
             refused_heads,
@@ -154,6 +173,24 @@ impl Counters {
                 tunnels_tcp.get(),
             ),
             (
+                "cairn_tunnels_aged_total",
+                "HTTP tunnels whose clients were told to open others because of their age.",
+                true,
+                tunnels_aged.get(),
+            ),
+            (
+                "cairn_tunnels_rebalanced_total",
+                "HTTP tunnels whose clients were told to open others to balance the load.",
+                true,
+                tunnels_rebalanced.get(),
+            ),
+            (
+                "cairn_connections_aged_total",
+                "HBONE connections whose clients were told to open others because of their age.",
+                true,
+                connections_aged.get(),
+            ),
+            (
                 "cairn_unknown_destinations_total",
                 "CONNECTs for a destination that nobody has.",
                 true,
@@ -177,6 +214,18 @@ impl Counters {
                 "Requests refused because too many were in flight.",
                 true,
                 requests_shed.get(),
+            ),
+            (
+                "cairn_requests_queued_total",
+                "Requests that have waited for room in the process.",
+                true,
+                requests_queued.get(),
+            ),
+            (
+                "cairn_requests_shed_by_share_total",
+                "Of the refused requests, those whose tenant had no room in the process.",
+                true,
+                requests_shed_by_share.get(),
             ),
             (
                 "cairn_overflows_total",

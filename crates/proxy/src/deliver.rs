@@ -9,9 +9,10 @@ use crate::inbound::Inbound;
 use crate::instance::MeshInstance;
 use crate::link::{Link, LinkParts};
 use crate::resolve::Resolved;
+use crate::roll::Entry;
 use crate::upstream::{Attempt, Upstream};
 use bytes::{BufMut, Bytes, BytesMut};
-use cairn_hbone::{ConnectHeaders, Drain, Peer, Target as ConnectTarget};
+use cairn_hbone::{ConnectHeaders, Peer, Target as ConnectTarget};
 use cairn_router::cluster::Cluster;
 use cairn_router::destination::{Destination, Tenant};
 use cairn_router::endpoint::Endpoint;
@@ -76,7 +77,7 @@ impl Courier {
             peer: Arc::new(Peer { local_id: id.clone(), id, addr: nowhere, local_addr: nowhere }),
             target: ConnectTarget::Host { host: NAME.to_owned(), port: 0 },
             connect_headers: ConnectHeaders::default(),
-            drain: Drain::new().watch(),
+            entry: Arc::new(Entry::new(0, 0.0)),
             resolved: Arc::new(stand_in(instance, mesh)),
         }))
     }

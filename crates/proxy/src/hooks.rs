@@ -14,9 +14,9 @@ use crate::headers;
 use crate::inbound::{Inbound, inbound_of};
 use crate::mirror::Mirror;
 use crate::phases::{
-    admit, apply_response_ops, begin_try, choose_cluster, choose_endpoint, finalize_request,
-    finalize_response, finish_response, local_answer, normalise, route, take_operation,
-    tell_timeout, timeout_of, unsupported, wait_for_endpoint,
+    Admitted, admit, apply_response_ops, begin_try, choose_cluster, choose_endpoint,
+    finalize_request, finalize_response, finish_response, local_answer, normalise, route,
+    take_operation, tell_timeout, timeout_of, unsupported, wait_for_endpoint, wait_for_room,
 };
 use crate::record;
 use crate::reply::{self, Form, LocalReply};
@@ -156,7 +156,13 @@ impl ProxyHttp for Hooks {
             let _it_is_refused_anyway = choose_cluster(ctx, &inbound);
             return Err(answer(ctx, reply));
         }
-        if let Err(reply) = admit(ctx, &inbound) {
+        let admitted = match admit(ctx, &inbound) {
+            Ok(Admitted::Now) => Ok(()),
+            // Boxed: it is rare.
+            Ok(Admitted::NotYet) => Box::pin(wait_for_room(ctx, &inbound)).await,
+            Err(reply) => Err(reply),
+        };
+        if let Err(reply) = admitted {
             ctx.routed = route(chain, session.req_header()).ok();
             let _it_is_refused_anyway = choose_cluster(ctx, &inbound);
             return Err(answer(ctx, reply));

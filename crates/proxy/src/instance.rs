@@ -5,6 +5,8 @@ use crate::deliver::Courier;
 use crate::limits::Limits;
 use crate::load::{Load, LoadReading, Tenant};
 use crate::metrics;
+use crate::overload::Overload;
+use crate::roll::Roll;
 use crate::upstream::{ClusterTls, EndpointPool};
 use arc_swap::{ArcSwap, Guard};
 use cairn_hbone::{Originator, OriginatorCounters, Peer, TerminatorCounters, Traffic, Tunnel};
@@ -26,6 +28,9 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
+
+/// How often idle connections are looked at.
+const SWEEP: Duration = Duration::from_secs(5);
 
 /// What an instance is made with.
 #[derive(Debug, Clone)]
@@ -72,6 +77,7 @@ pub struct MeshInstance {
     mirrors: AtomicUsize,
     refusing: AtomicBool,
     load: Load,
+    roll: Arc<Roll>,
     traffic: Arc<Traffic>,
     published_at: Mutex<Option<Instant>>,
     node: OnceLock<NodeInfo>,
@@ -99,6 +105,7 @@ impl MeshInstance {
             mirrors: AtomicUsize::new(0),
             refusing: AtomicBool::new(false),
             load: Load::new(),
+            roll: Roll::new(),
             traffic: Arc::default(),
             published_at: Mutex::new(None),
             node: OnceLock::new(),
@@ -175,6 +182,13 @@ impl MeshInstance {
     /// Bounds.
     pub fn limits(&self) -> &Limits {
         &self.config.limits
+    }
+
+    /// From here on the tenants of this mesh have their shares of `overload`, which all meshes of a process have in common.
+    /// To be set before the mesh is served; the first one that is set stays. Without one nothing but
+    /// [`Limits::max_requests_in_flight`] bounds what is under way.
+    pub fn set_overload(&self, overload: Arc<Overload>) {
+        self.load.tenants.set_overload(overload);
     }
 
     /// Says who we are to the control plane. The first one that is set stays; without one the mesh's name stands for
@@ -319,8 +333,29 @@ impl MeshInstance {
         self.refusing.load(Ordering::Relaxed)
     }
 
+    /// While it is on, keep-alive ends: HTTP/1.1 tunnels end with each response, and those of HTTP/1.1 and HTTP/2 that
+    /// have no request under way end, so that their memory is given back. For a process whose memory runs out in
+    /// spite of [`refuse_tunnels`](Self::refuse_tunnels). No request is lost.
+    pub fn end_keep_alive(&self, end: bool) {
+        self.roll.end_keep_alive(end);
+    }
+
+    /// Tells the clients of up to `count` tunnels of requests to open others, which may lead to another waypoint: the
+    /// least recently used ones, by GOAWAY or by `connection: close` on the next response, and those that are silent
+    /// for a second by their end. No request is lost. Returns how many were told; those that knew are not counted.
+    pub fn shed(&self, count: usize) -> usize {
+        let told = self.roll.tell_some(count);
+        self.counters.tunnels_rebalanced.add(told as u64);
+        told
+    }
+
+    pub(crate) fn roll(&self) -> &Arc<Roll> {
+        &self.roll
+    }
+
     /// Makes the per-worker parts. The number of workers does not change afterwards.
     pub(crate) fn prepare(&self, workers: usize) {
+        self.roll.prepare(workers);
         self.originators.get_or_init(|| {
             (0..workers.max(1))
                 .map(|_| {
@@ -362,8 +397,21 @@ impl MeshInstance {
         Arc::clone(pool)
     }
 
-    /// Closes connections that have been idle for too long.
+    /// How often [`sweep`](Self::sweep) is to be called.
+    pub(crate) fn sweep_interval(&self) -> Duration {
+        let age = self.config.limits.max_connection_age.map(|age| age / 20);
+        age.unwrap_or(SWEEP).clamp(Duration::from_millis(20), SWEEP)
+    }
+
+    /// Closes connections to endpoints that have been idle for too long, and tells clients whose tunnels are too old.
     pub(crate) fn sweep(&self) {
+        if let Some(age) = self.config.limits.max_connection_age {
+            self.counters.tunnels_aged.add(self.roll.tell_aged(age) as u64);
+        }
+        self.roll.tell_quiet();
+        if let Some(overload) = self.load.tenants.overload() {
+            overload.look_after();
+        }
         let pools: Vec<_> = self.pools.lock().iter().filter_map(Weak::upgrade).collect();
         for pool in pools {
             pool.sweep();

@@ -22,6 +22,7 @@ mod date;
 mod deliver;
 mod detect;
 mod downstream;
+mod drain;
 mod engine;
 mod exchange;
 mod fault;
@@ -42,11 +43,13 @@ mod messages;
 mod metrics;
 mod mirror;
 mod outgoing;
+mod overload;
 mod phases;
 mod record;
 mod reply;
 mod resolve;
 mod retry;
+mod roll;
 mod sink;
 mod splice;
 mod trace;
@@ -55,12 +58,14 @@ mod upstream;
 mod workers;
 
 pub use counters::{Count, Counters, Level, Raised};
+pub use drain::{DrainPlan, Drained, InFlight};
 pub use head::{fuzz_request, fuzz_response};
 pub use instance::{IdentityWait, InstanceConfig, LocalHandler, MeshInstance, NodeInfo};
 pub use limits::Limits;
-pub use listener::{Drained, ListenError, Running, listen};
+pub use listener::{ListenError, Running, listen};
 pub use load::{
     DelaySummary, Delays, LoadReading, Reading, TENANTS, TenantReading, Totals, bench_request,
-    bench_requests,
+    bench_requests, bench_requests_admitted,
 };
+pub use overload::{Overload, OverloadConfig, OverloadReading};
 pub use workers::{Placement, Workers};

@@ -41,6 +41,23 @@ pub struct Limits {
     pub tcp_idle_timeout: Duration,
     /// Mirrored requests at once, per instance; further ones are not mirrored.
     pub max_mirrors: usize,
+    /// How old a tunnel of requests becomes, more or less a fifth, before its client is told to open another one; `None`:
+    /// as old as it likes. No request is lost, and neither TCP nor what a request was upgraded to has an age.
+    pub max_connection_age: Option<Duration>,
+    /// How old an HBONE connection becomes, more or less a fifth, before its client is told to open the next tunnel on
+    /// another one; `None`: as old as it likes. Its tunnels live on.
+    pub max_hbone_age: Option<Duration>,
+}
+
+impl Limits {
+    /// The defaults of a member of a pool: connections have an age, so that clients come to members that are young.
+    pub fn of_pool() -> Self {
+        Limits {
+            max_connection_age: Some(Duration::from_secs(600)),
+            max_hbone_age: Some(Duration::from_secs(3600)),
+            ..Limits::default()
+        }
+    }
 }
 
 impl Default for Limits {
@@ -63,6 +80,8 @@ impl Default for Limits {
             max_upstream_streams: 100,
             tcp_idle_timeout: Duration::from_secs(3600),
             max_mirrors: 256,
+            max_connection_age: None,
+            max_hbone_age: None,
         }
     }
 }

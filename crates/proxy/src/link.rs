@@ -2,8 +2,9 @@
 
 use crate::instance::MeshInstance;
 use crate::resolve::{Resolved, address};
+use crate::roll::Entry;
 use arc_swap::ArcSwap;
-use cairn_hbone::{ConnectHeaders, DrainWatch, Peer, Target};
+use cairn_hbone::{ConnectHeaders, Peer, Target};
 use cairn_router::request::ConnectionView;
 use cairn_telemetry::{ShardHandle, WorkloadLabels};
 use std::sync::Arc;
@@ -20,7 +21,8 @@ pub(crate) struct Link {
     pub(crate) target_text: String,
     pub(crate) connect_headers: ConnectHeaders,
     pub(crate) source: Arc<WorkloadLabels>,
-    pub(crate) drain: DrainWatch,
+    /// How it learns that it is to end.
+    pub(crate) entry: Arc<Entry>,
     pub(crate) metrics: ShardHandle,
     /// Snapshot by which the tunnel was resolved last; replaced when a request finds a newer one.
     resolved: ArcSwap<Resolved>,
@@ -33,13 +35,13 @@ pub(crate) struct LinkParts {
     pub(crate) peer: Arc<Peer>,
     pub(crate) target: Target,
     pub(crate) connect_headers: ConnectHeaders,
-    pub(crate) drain: DrainWatch,
+    pub(crate) entry: Arc<Entry>,
     pub(crate) resolved: Arc<Resolved>,
 }
 
 impl Link {
     pub(crate) fn new(parts: LinkParts) -> Self {
-        let LinkParts { instance, worker, peer, target, connect_headers, drain, resolved } = parts;
+        let LinkParts { instance, worker, peer, target, connect_headers, entry, resolved } = parts;
         Link {
             source: instance.source_labels(&resolved.mesh, &peer),
             metrics: instance.telemetry().shard(worker),
@@ -49,7 +51,7 @@ impl Link {
             target_text: target.to_string(),
             target,
             connect_headers,
-            drain,
+            entry,
             resolved: ArcSwap::new(resolved),
         }
     }
@@ -80,6 +82,11 @@ impl Link {
         let chain = known.destination.http.as_ref();
         let configured = chain.and_then(|chain| chain.idle_timeout);
         configured.unwrap_or(self.instance.limits().http_idle_timeout)
+    }
+
+    /// Whether the tunnel is to end with the response under way.
+    pub(crate) fn is_ending(&self) -> bool {
+        self.entry.is_told() || self.instance.roll().ends_keep_alive()
     }
 
     /// What policies may know of the connection.

@@ -1,4 +1,4 @@
-//! Accepting HBONE connections, and ending them without losing a request.
+//! Accepting HBONE connections.
 
 use crate::counters::Raised;
 use crate::instance::MeshInstance;
@@ -7,20 +7,19 @@ use crate::workers::{Shared, Workers};
 use cairn_hbone::{Drain, DrainWatch, Terminator};
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 /// Connections that wait to be accepted.
 const BACKLOG: u32 = 4096;
 /// Pause after an accept failed, for example because no file descriptor was left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// How long the end of a drain waits for what is told to collectors.
-const FLUSH: Duration = Duration::from_secs(2);
-/// How often idle upstream connections are looked at.
-const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
+/// By how much an age differs from the configured one at most, in parts of it.
+const JITTER: f64 = 0.2;
 
 /// The address could not be listened on.
 #[derive(Debug, thiserror::Error)]
@@ -40,18 +39,15 @@ pub struct ListenError {
 pub struct Running {
     /// Where it listens: with port 0 in the configuration, the port that was given.
     pub local_addr: SocketAddr,
-    instance: Arc<MeshInstance>,
-    drain: Drain,
-    tasks: TaskTracker,
-    stop: parking_lot::Mutex<Option<oneshot::Sender<()>>>,
-    cut: tokio_util::sync::CancellationToken,
-}
-
-/// How a drain ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Drained {
-    /// Connections and tunnels that were still open at the limit, and were cut.
-    pub cut: usize,
+    pub(crate) instance: Arc<MeshInstance>,
+    pub(crate) drain: Drain,
+    /// Connections and tunnels.
+    pub(crate) tasks: TaskTracker,
+    pub(crate) stop: parking_lot::Mutex<Option<oneshot::Sender<()>>>,
+    /// Cuts what is left, tunnels as well as connections.
+    pub(crate) cut: CancellationToken,
+    /// The drain is over.
+    pub(crate) over: CancellationToken,
 }
 
 /// Serves `instance` on `workers`, from the moment this returns.
@@ -73,7 +69,8 @@ pub async fn listen(
         drain: Drain::new(),
         tasks: TaskTracker::new(),
         stop: parking_lot::Mutex::new(Some(stop)),
-        cut: tokio_util::sync::CancellationToken::new(),
+        cut: CancellationToken::new(),
+        over: CancellationToken::new(),
     };
     let acceptor = Acceptor {
         terminator: Arc::new(Terminator::new(
@@ -87,7 +84,7 @@ pub async fn listen(
         tasks: running.tasks.clone(),
         cut: running.cut.clone(),
     };
-    let cut = running.cut.clone();
+    let over = running.over.clone();
     instance.export_logs(|task| shared.spawn_on(0, task));
     shared.spawn_on(0, async move {
         let Ok(listener) = TcpListener::from_std(listener) else {
@@ -98,14 +95,26 @@ pub async fn listen(
             _ = stopped => {}
         }
     });
+    let sweep = sweep(Arc::downgrade(&instance), instance.sweep_interval());
     shared.spawn_on(0, async move {
-        let mut tick = tokio::time::interval(SWEEP_INTERVAL);
-        while !cut.is_cancelled() {
-            tick.tick().await;
-            instance.sweep();
+        tokio::select! {
+            () = sweep => {}
+            () = over.cancelled() => {}
         }
     });
     Ok(running)
+}
+
+/// Looks after idle connections for as long as the instance is there.
+async fn sweep(instance: Weak<MeshInstance>, interval: Duration) {
+    let mut tick = tokio::time::interval(interval);
+    loop {
+        tick.tick().await;
+        match instance.upgrade() {
+            Some(instance) => instance.sweep(),
+            None => return,
+        }
+    }
 }
 
 fn bind(address: SocketAddr) -> io::Result<TcpListener> {
@@ -125,7 +134,7 @@ struct Acceptor {
     shared: Arc<Shared>,
     drain: DrainWatch,
     tasks: TaskTracker,
-    cut: tokio_util::sync::CancellationToken,
+    cut: CancellationToken,
 }
 
 impl Acceptor {
@@ -163,12 +172,11 @@ impl Acceptor {
     }
 
     async fn serve(&self, tcp: TcpStream, peer: SocketAddr, worker: usize) {
-        let served = self.terminator.serve(tcp, peer, self.drain.clone(), |connect| {
+        let on_connect = |connect| {
             let place = self.shared.place(worker);
             let door = tunnel::Door {
                 instance: &self.instance,
                 engine: &self.shared.engine,
-                drain: &self.drain,
                 worker: place,
             };
             if let Some(task) = door.open(connect) {
@@ -181,44 +189,34 @@ impl Acceptor {
                 };
                 self.shared.spawn_on(place, self.tasks.track_future(task));
             }
-        });
+        };
+        let drain = self.drain.child();
+        let served = self.terminator.serve(tcp, peer, drain.watch(), on_connect);
+        let aged = async {
+            self.aged().await;
+            self.instance.counters().connections_aged.add_one();
+            drain.start();
+            std::future::pending::<()>().await;
+        };
         tokio::select! {
             served = served => {
                 if let Err(error) = served {
                     tracing::debug!(mesh = self.instance.name(), %peer, %error, "connection ended");
                 }
             }
+            () = aged => {}
             () = self.cut.cancelled() => {}
         }
     }
-}
 
-impl Running {
-    /// The instance that is served.
-    pub fn instance(&self) -> &Arc<MeshInstance> {
-        &self.instance
-    }
-
-    /// Stops accepting, tells clients (GOAWAY in two steps), lets what is in flight finish for up to `limit`,
-    /// and cuts the rest.
-    pub async fn drain(&self, limit: Duration) -> Drained {
-        let drained = self.finish(limit).await;
-        // The last requests are told of, too.
-        self.instance.flush_exports(FLUSH).await;
-        drained
-    }
-
-    async fn finish(&self, limit: Duration) -> Drained {
-        drop(self.stop.lock().take());
-        self.drain.start();
-        self.tasks.close();
-        if tokio::time::timeout(limit, self.tasks.wait()).await.is_ok() {
-            return Drained { cut: 0 };
+    /// Resolves when a connection that begins is too old.
+    async fn aged(&self) {
+        match self.instance.limits().max_hbone_age {
+            Some(age) => {
+                let part = 1.0 + JITTER * rand::random_range(-1.0..=1.0);
+                tokio::time::sleep(age.mul_f64(part)).await;
+            }
+            None => std::future::pending().await,
         }
-        let cut = self.tasks.len();
-        self.cut.cancel();
-        let _gone_with_the_process =
-            tokio::time::timeout(Duration::from_secs(1), self.tasks.wait()).await;
-        Drained { cut }
     }
 }

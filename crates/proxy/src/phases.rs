@@ -10,7 +10,7 @@ use crate::exchange::{Exchange, Routed};
 use crate::grpc;
 use crate::headers;
 use crate::inbound::Inbound;
-use crate::load::REQUEST;
+use crate::load::{REQUEST, Underway};
 use crate::reply::LocalReply;
 use crate::sink::{RequestHeaders, ResponseHeaders, Seen};
 use crate::upstream::Attempt;
@@ -129,8 +129,17 @@ pub(crate) fn take_operation(
     Some(operation)
 }
 
+/// Whether a request that there is no bound against has room at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Admitted {
+    /// It has.
+    Now,
+    /// It has to [wait](wait_for_room).
+    NotYet,
+}
+
 /// Whether there is room for one more request.
-pub(crate) fn admit(ctx: &mut Exchange, inbound: &Inbound) -> Result<(), LocalReply> {
+pub(crate) fn admit(ctx: &mut Exchange, inbound: &Inbound) -> Result<Admitted, LocalReply> {
     let instance = &inbound.link.instance;
     let counters = instance.counters();
     counters.requests.add_one();
@@ -146,11 +155,47 @@ pub(crate) fn admit(ctx: &mut Exchange, inbound: &Inbound) -> Result<(), LocalRe
         inbound.resolved.tenant.count_shed(inbound.link.worker);
         return Err(reply);
     }
+    if let Some(share) = inbound.resolved.tenant.share() {
+        if !share.take(REQUEST) {
+            return Ok(Admitted::NotYet);
+        }
+        begin(ctx, inbound, Underway::admitted);
+    } else {
+        begin(ctx, inbound, |underway| underway);
+    }
+    Ok(Admitted::Now)
+}
+
+/// Counts the request from here on.
+fn begin(ctx: &mut Exchange, inbound: &Inbound, with: impl FnOnce(Underway) -> Underway) {
+    let instance = &inbound.link.instance;
     let tenant = &inbound.resolved.tenant;
-    ctx.underway = Some(instance.loads().begin(tenant, inbound.link.worker, REQUEST));
+    ctx.underway = Some(with(instance.loads().begin(tenant, inbound.link.worker, REQUEST)));
     ctx.in_flight =
-        Some(Raised::new(Arc::clone(counters), |counters| &counters.requests_in_flight));
-    Ok(())
+        Some(Raised::new(Arc::clone(instance.counters()), |counters| &counters.requests_in_flight));
+}
+
+/// Waits in the tenant's line for room in the process.
+pub(crate) async fn wait_for_room(ctx: &mut Exchange, inbound: &Inbound) -> Result<(), LocalReply> {
+    let instance = &inbound.link.instance;
+    let counters = instance.counters();
+    let Some(share) = inbound.resolved.tenant.share() else { return Ok(()) };
+    counters.requests_queued.add_one();
+    let waits = instance.loads().waits.for_room();
+    let granted = share.wait().await;
+    drop(waits);
+    match granted {
+        Ok(()) => {
+            begin(ctx, inbound, Underway::admitted);
+            Ok(())
+        }
+        Err(why) => {
+            counters.requests_shed.add_one();
+            counters.requests_shed_by_share.add_one();
+            inbound.resolved.tenant.count_shed(inbound.link.worker);
+            Err(breakers::no_room(why, ctx.chain().map(AsRef::as_ref)))
+        }
+    }
 }
 
 /// The first route that matches.

@@ -54,7 +54,14 @@ fn unsupported(reason: &Option<Arc<str>>) -> End {
 async fn run(connection: &mut Connection, stream: TunnelStream, first: Bytes) -> Result<(), End> {
     let (link, resolved) = (Arc::clone(&connection.link), Arc::clone(&connection.resolved));
     let tenant = &resolved.tenant;
-    let _underway = link.instance.loads().begin(tenant, link.worker, STREAM);
+    let taken = tenant.share().map(|share| share.take(STREAM));
+    if taken == Some(false) {
+        link.instance.counters().tunnels_shed.add_one();
+        tenant.count_shed(link.worker);
+        return Err(end(ResponseFlags::UPSTREAM_OVERFLOW, "overload_tenant_share"));
+    }
+    let underway = link.instance.loads().begin(tenant, link.worker, STREAM);
+    let _underway = if taken.is_some() { underway.admitted() } else { underway };
     let Some(chain) = resolved.destination.tcp.as_ref() else {
         return Err(end(ResponseFlags::NO_ROUTE_FOUND, "no_tcp_chain"));
     };
@@ -72,8 +79,16 @@ async fn run(connection: &mut Connection, stream: TunnelStream, first: Bytes) ->
     if cluster.broken.is_some() {
         return Err(unsupported(&cluster.broken));
     }
-    let _place = place(&link, cluster).await?;
-    let (attempt, (up_reader, up_writer)) = connect(&link, &resolved, cluster).await?;
+    let reach = async {
+        let place = place(&link, cluster).await?;
+        Ok((place, connect(&link, &resolved, cluster).await?))
+    };
+    let (_place, (attempt, (up_reader, up_writer))) = tokio::select! {
+        reached = reach => reached?,
+        () = link.entry.cut_short() => {
+            return Err(end(ResponseFlags::LOCAL_RESET, "drain_limit_reached"));
+        }
+    };
     let _active = attempt.endpoint.begin();
     connection.open(&attempt);
     let (down_reader, down_writer) = from_tunnel(stream);
@@ -96,6 +111,7 @@ async fn run(connection: &mut Connection, stream: TunnelStream, first: Bytes) ->
             Ok(_) => Ok(()),
             Err(error) => Err(end(ResponseFlags::NONE, format!("connection_failure: {error}"))),
         },
+        () = link.entry.cut_short() => Err(end(ResponseFlags::LOCAL_RESET, "drain_limit_reached")),
         () = meter.lasted(chain.max_duration) => {
             Err(end(ResponseFlags::DURATION_TIMEOUT, "max_connection_duration_reached"))
         }

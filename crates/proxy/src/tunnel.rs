@@ -8,8 +8,9 @@ use crate::engine::Engine;
 use crate::instance::MeshInstance;
 use crate::link::{Link, LinkParts};
 use crate::resolve::{self, Resolved};
+use crate::roll::{Carries, Entry};
 use crate::splice;
-use cairn_hbone::{Connect, DrainWatch, Tunnel};
+use cairn_hbone::{Connect, Tunnel};
 use cairn_router::request::ConnectionView;
 use cairn_telemetry::ResponseFlags;
 use http::StatusCode;
@@ -19,7 +20,6 @@ use std::sync::Arc;
 pub(crate) struct Door<'a> {
     pub(crate) instance: &'a Arc<MeshInstance>,
     pub(crate) engine: &'a Arc<Engine>,
-    pub(crate) drain: &'a DrainWatch,
     /// Worker that the tunnel will run on.
     pub(crate) worker: usize,
 }
@@ -78,11 +78,13 @@ impl Door<'_> {
         }
         let tunnel = connect.accept().ok()?;
         let open = Raised::new(Arc::clone(counters), |counters| &counters.tunnels);
-        let (link, stream) = self.link(tunnel, Arc::new(resolved));
+        let enrolled = self.instance.roll().enter(self.worker);
+        let entry = Arc::clone(enrolled.entry());
+        let (link, stream) = self.link(tunnel, Arc::new(resolved), entry);
         let engine = Arc::clone(self.engine);
         Some(async move {
             serve(engine, link, stream).await;
-            drop(open);
+            drop((open, enrolled));
         })
     }
 
@@ -97,6 +99,7 @@ impl Door<'_> {
         &self,
         tunnel: Tunnel,
         resolved: Arc<Resolved>,
+        entry: Arc<Entry>,
     ) -> (Arc<Link>, cairn_hbone::TunnelStream) {
         let Tunnel { peer, target, headers, stream } = tunnel;
         let link = Link::new(LinkParts {
@@ -105,7 +108,7 @@ impl Door<'_> {
             peer,
             target,
             connect_headers: headers,
-            drain: self.drain.clone(),
+            entry,
             resolved,
         });
         (Arc::new(link), stream)
@@ -128,9 +131,9 @@ fn authorize(resolved: &Resolved, connect: &Connect) -> Result<(), String> {
     }
 }
 
-/// Resolves when the instance drains and a tunnel has had time for its first bytes.
-async fn silent_in_drain(link: &Link) {
-    link.drain.started().await;
+/// Resolves when the tunnel is to end and has had time for its first bytes.
+async fn silent_to_the_end(link: &Link) {
+    link.entry.told().await;
     tokio::time::sleep(downstream::DRAIN_SILENCE).await;
 }
 
@@ -142,6 +145,7 @@ async fn serve(engine: Arc<Engine>, link: Arc<Link>, mut stream: cairn_hbone::Tu
     let counters = link.instance.counters();
     let Some(chain) = destination.http.as_ref() else {
         counters.tunnels_tcp.add_one();
+        link.entry.set_carries(Carries::Opaque);
         return Box::pin(splice::serve(link, resolved, stream, bytes::Bytes::new())).await;
     };
     let question = Question {
@@ -151,7 +155,8 @@ async fn serve(engine: Arc<Engine>, link: Arc<Link>, mut stream: cairn_hbone::Tu
     };
     let detected = tokio::select! {
         detected = detect::detect(&mut stream, question) => detected,
-        () = silent_in_drain(&link), if question.http_only => None,
+        () = silent_to_the_end(&link), if question.http_only => None,
+        () = link.entry.cut_short() => return,
     };
     let Some((protocol, first)) = detected else {
         let _peer_is_gone = stream.writer().finish();
@@ -160,14 +165,21 @@ async fn serve(engine: Arc<Engine>, link: Arc<Link>, mut stream: cairn_hbone::Tu
     match protocol {
         Protocol::Http1 => {
             counters.tunnels_http1.add_one();
-            downstream::serve_h1(engine, link, stream, first).await;
+            link.entry.set_carries(Carries::Http);
+            let entry = Arc::clone(&link.entry);
+            tokio::select! {
+                () = downstream::serve_h1(engine, link, stream, first) => {}
+                () = entry.cut_short() => {}
+            }
         }
         Protocol::Http2 => {
             counters.tunnels_http2.add_one();
+            link.entry.set_carries(Carries::Http);
             Box::pin(downstream::serve_h2(engine, link, stream, first)).await;
         }
         Protocol::Other => {
             counters.tunnels_tcp.add_one();
+            link.entry.set_carries(Carries::Opaque);
             Box::pin(splice::serve(link, resolved, stream, first)).await;
         }
     }

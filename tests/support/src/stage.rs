@@ -9,7 +9,7 @@ use crate::hbone_client::HboneClient;
 use crate::http1::Http1;
 use crate::pki::{Ca, Cert, CertDir, spiffe};
 use crate::stream::H2Stream;
-use crate::waypoint::Waypoint;
+use crate::waypoint::{Limits, Process, Waypoint};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
@@ -102,6 +102,14 @@ impl Stage {
         let files = Files { dir: tempfile::tempdir().unwrap(), certs };
         files.write(spec);
         files
+    }
+
+    /// Starts a waypoint with bounds that no configuration sets, and a client.
+    pub async fn run_tuned(&self, spec: &MeshSpec, tune: impl FnOnce(&mut Limits)) -> Run {
+        let certs = CertDir::plain(&self.ca.workload("shop", "waypoint"));
+        let waypoint = Process::start(1).add_tuned(certs, spec, tune, |_| {}).await;
+        let client = waypoint.connect(&self.client()).await;
+        Run { waypoint, client }
     }
 
     /// Starts a waypoint and a client.

@@ -8,7 +8,10 @@ use crate::pki::{Cert, CertDir, uris};
 use cairn_hbone::Tunnel;
 use cairn_identity::TrustDomains;
 use cairn_identity::files::{self, FileSource, FileWatch};
-use cairn_proxy::{InstanceConfig, Limits, MeshInstance, Placement, Running, Workers, listen};
+pub use cairn_proxy::{
+    DrainPlan, Drained, InFlight, Limits, MeshInstance, Overload, OverloadConfig,
+};
+use cairn_proxy::{InstanceConfig, Placement, Running, Workers, listen};
 use cairn_router::compile::Compiler;
 use cairn_telemetry::Telemetry;
 use cairn_xds::{Config, Format, MeshConfig, parse_bytes};
@@ -67,6 +70,17 @@ impl Process {
 
     /// Serves one more mesh.
     pub async fn add(&self, certs: CertDir, spec: &MeshSpec) -> Waypoint {
+        self.add_tuned(certs, spec, |_| {}, |_| {}).await
+    }
+
+    /// Serves one more mesh, with bounds that no configuration sets, and prepared before it listens.
+    pub async fn add_tuned(
+        &self,
+        certs: CertDir,
+        spec: &MeshSpec,
+        tune: impl FnOnce(&mut Limits),
+        prepare: impl FnOnce(&MeshInstance),
+    ) -> Waypoint {
         let MeshConfig { name, listen: address, trust_domains, limits: bounds, .. } = &config(spec);
         let source = FileSource {
             cert: certs.cert(),
@@ -79,9 +93,11 @@ impl Process {
         };
         let identity = files::load(&source).await.unwrap();
         let watch = files::watch(source, identity.clone(), LOOK);
-        let settings =
-            InstanceConfig { name: name.clone(), listen: *address, limits: limits(bounds) };
+        let mut limits = limits(bounds);
+        tune(&mut limits);
+        let settings = InstanceConfig { name: name.clone(), listen: *address, limits };
         let instance = MeshInstance::new(settings, identity, self.telemetry.clone());
+        prepare(&instance);
         let leaf = CertificateDer::from_pem_file(certs.cert()).unwrap();
         let mut compiler = Compiler::new(name);
         publish(&instance, &mut compiler, spec);
@@ -246,6 +262,16 @@ impl Waypoint {
     /// The metrics page.
     pub fn metrics(&self) -> Vec<Sample> {
         self.process.metrics()
+    }
+
+    /// The mesh.
+    pub fn instance(&self) -> &Arc<MeshInstance> {
+        &self.instance
+    }
+
+    /// What is served.
+    pub fn running(&self) -> &Running {
+        &self.running
     }
 
     /// Drains for up to `limit`; returns how much had to be cut.

@@ -10,6 +10,7 @@ use crate::head::{self, HeadBuffer, HeadError, HeadLimits, RequestHead};
 use crate::inbound::Inbound;
 use crate::link::Link;
 use crate::reply;
+use crate::roll::Carries;
 use bytes::{BufMut, Bytes, BytesMut};
 use cairn_hbone::{TunnelReader, TunnelStream, TunnelWriter};
 use crossbeam_queue::ArrayQueue;
@@ -22,7 +23,7 @@ use std::time::Duration;
 
 /// A request body that nobody has read is skipped up to so many bytes that are at hand already.
 const MAX_SKIP: usize = 64 * 1024;
-/// How long a tunnel without a request is kept when the instance drains.
+/// How long a tunnel without a request is kept when it is to end.
 pub(crate) const DRAIN_SILENCE: Duration = Duration::from_secs(1);
 /// How long a client may go on sending after an answer that ends the connection (Envoy: `delayed_close_timeout`).
 const LINGER: Duration = Duration::from_secs(1);
@@ -40,7 +41,7 @@ struct Conn {
 /// Where a session leaves its connection for the next request.
 type Slot = ArrayQueue<Conn>;
 
-/// Serves the requests of one tunnel until it ends, fails or is drained.
+/// Serves the requests of one tunnel until it ends, fails or is told to end.
 pub(crate) async fn serve(
     engine: Arc<Engine>,
     link: Arc<Link>,
@@ -73,6 +74,7 @@ pub(crate) async fn serve(
         if head.version == Version::HTTP_10 && !chain.accept_http_10 {
             return Box::pin(refuse(conn, &link, HeadError::Http10)).await;
         }
+        link.entry.busy();
         let inbound = Arc::new(Inbound::new(Arc::clone(&link), resolved));
         let session = H1::session(conn, head, inbound, Arc::clone(&slot));
         engine.process(Box::new(session)).await;
@@ -85,12 +87,13 @@ pub(crate) async fn serve(
 
 /// Waits for the next request. `false`: there will be none.
 ///
-/// A drain ends the wait only after some more silence: a request may be on its way, and a tunnel that has just been
-/// opened was opened for one.
+/// A tunnel that is told to end waits for some more silence: a request may be on its way, and a tunnel that has just
+/// been opened was opened for one.
 async fn park(conn: &mut Conn, link: &Link) -> bool {
+    link.entry.quiet(link.instance.roll().now());
     let idle = link.http_idle_timeout();
-    let drained = async {
-        link.drain.started().await;
+    let told = async {
+        link.entry.told().await;
         tokio::time::sleep(DRAIN_SILENCE).await;
     };
     tokio::select! {
@@ -102,7 +105,7 @@ async fn park(conn: &mut Conn, link: &Link) -> bool {
             }
             _ => false,
         },
-        () = drained => false,
+        () = told => false,
         () = tokio::time::sleep(idle) => false,
     }
 }
@@ -211,7 +214,7 @@ impl H1 {
     ) -> Result<()> {
         let status = response.status;
         let interim = status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS;
-        if shared.inbound.link.drain.is_started() {
+        if shared.inbound.link.is_ending() {
             self.keep_alive = false;
         }
         let length = self.response_length(shared, response, end, interim);
@@ -274,6 +277,7 @@ impl H1 {
         let status = response.status;
         if status == StatusCode::SWITCHING_PROTOCOLS && self.wants_upgrade {
             self.upgraded = true;
+            shared.inbound.link.entry.set_carries(Carries::Opaque);
             self.decoder = BodyDecoder::new(BodyLength::UntilClose);
             return BodyLength::UntilClose;
         }

@@ -18,6 +18,7 @@ use pingora_http::ResponseHeader;
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 use tokio::task::JoinSet;
 
 /// Window of one request's body, bytes.
@@ -29,7 +30,10 @@ const SEND_BUFFER: usize = 256 * 1024;
 /// Streams that the client has reset and that are still remembered: the bound against rapid reset.
 const MAX_RESET_STREAMS: usize = 64;
 
-/// Serves the requests of one tunnel until it ends, fails or is drained.
+/// How long resets have to leave when a tunnel is cut.
+const CUT: Duration = Duration::from_millis(500);
+
+/// Serves the requests of one tunnel until it ends, fails, is told to end or is cut.
 pub(crate) async fn serve(
     engine: Arc<Engine>,
     link: Arc<Link>,
@@ -47,24 +51,36 @@ pub(crate) async fn serve(
         .max_concurrent_reset_streams(MAX_RESET_STREAMS)
         .max_pending_accept_reset_streams(MAX_RESET_STREAMS)
         .handshake::<_, Bytes>(Rewind::new(first, stream));
-    let Ok(Ok(mut connection)) =
-        tokio::time::timeout(limits.terminator.handshake_timeout, handshake).await
-    else {
+    let shaken = tokio::select! {
+        shaken = tokio::time::timeout(limits.terminator.handshake_timeout, handshake) => shaken,
+        () = link.entry.cut_short() => return,
+    };
+    let Ok(Ok(mut connection)) = shaken else {
         return;
     };
     let mut requests = JoinSet::new();
-    let mut draining = false;
+    let (mut told, mut was_idle) = (false, false);
     loop {
         let idle = requests.is_empty();
+        if idle != was_idle {
+            was_idle = idle;
+            if idle { link.entry.quiet(link.instance.roll().now()) } else { link.entry.busy() }
+        }
         tokio::select! {
             accepted = connection.accept() => match accepted {
                 Some(Ok((request, respond))) => start(&engine, &link, &mut requests, request, respond),
                 Some(Err(_)) | None => break,
             },
             Some(_) = requests.join_next(), if !idle => {}
-            () = link.drain.started(), if !draining => {
-                draining = true;
+            () = link.entry.told(), if !told => {
+                told = true;
                 connection.graceful_shutdown();
+            }
+            () = link.entry.cut_short(), if told => {
+                requests.shutdown().await;
+                let resets = async { while connection.accept().await.is_some() {} };
+                let _what_is_not_sent_by_then_is_lost = tokio::time::timeout(CUT, resets).await;
+                return;
             }
             () = tokio::time::sleep(link.http_idle_timeout()), if idle => {
                 connection.graceful_shutdown();
@@ -319,7 +335,8 @@ impl Codec for H2 {
     /// A response that was not finished must not look like one.
     fn close(&mut self, shared: &mut Shared) {
         if !shared.complete {
-            self.respond.send_reset(Reason::INTERNAL_ERROR);
+            let cut = shared.inbound.link.entry.is_cut();
+            self.respond.send_reset(if cut { Reason::CANCEL } else { Reason::INTERNAL_ERROR });
         }
     }
 }

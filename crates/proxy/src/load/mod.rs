@@ -16,6 +16,7 @@ pub(crate) use tenants::{Tenant, Tenants, Underway};
 
 pub(crate) use cell::{Cell, Clock, REQUEST, STREAM};
 
+use crate::overload::{Overload, OverloadConfig};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -42,6 +43,24 @@ pub fn bench_requests(workers: usize) -> Vec<Box<dyn Fn() + Send + Sync>> {
     (0..workers).map(count).collect()
 }
 
+/// As [`bench_requests`], where each also takes room of the tenant's share, and there is enough of it.
+#[doc(hidden)]
+pub fn bench_requests_admitted(workers: usize) -> Vec<Box<dyn Fn() + Send + Sync>> {
+    let load = Arc::new(Load::new());
+    load.tenants.set_overload(Overload::new(OverloadConfig::new(1000)));
+    let tenant = load.tenants.of(&"bench".into(), workers);
+    let count = |worker| {
+        let (load, tenant) = (Arc::clone(&load), Arc::clone(&tenant));
+        Box::new(move || {
+            let taken = tenant.share().is_some_and(|share| share.take(REQUEST));
+            let underway = load.begin(&tenant, worker, REQUEST);
+            tenant.add_bytes(worker, 2048);
+            drop(if taken { underway.admitted() } else { underway });
+        }) as Box<dyn Fn() + Send + Sync>
+    };
+    (0..workers).map(count).collect()
+}
+
 /// What waits for something inside the proxy, each with the time it has waited.
 #[derive(Debug)]
 pub(crate) struct Waits {
@@ -50,6 +69,8 @@ pub(crate) struct Waits {
     pub(crate) connection: Cell,
     /// For an endpoint whose identity is known.
     pub(crate) endpoint: Cell,
+    /// For room in the process.
+    pub(crate) room: Cell,
 }
 
 /// A wait; counted until it is dropped.
@@ -70,6 +91,10 @@ impl Waits {
 
     pub(crate) fn for_endpoint(&self) -> Waiting<'_> {
         self.begin(&self.endpoint)
+    }
+
+    pub(crate) fn for_room(&self) -> Waiting<'_> {
+        self.begin(&self.room)
     }
 }
 
@@ -100,6 +125,8 @@ pub struct LoadReading {
     pub connection_waits: Reading,
     /// Waits for an endpoint whose identity is known.
     pub endpoint_waits: Reading,
+    /// Waits for room in the process.
+    pub room_waits: Reading,
 }
 
 impl Load {
@@ -108,7 +135,12 @@ impl Load {
         Load {
             clock,
             tenants: Tenants::new(clock),
-            waits: Waits { clock, connection: Cell::default(), endpoint: Cell::default() },
+            waits: Waits {
+                clock,
+                connection: Cell::default(),
+                endpoint: Cell::default(),
+                room: Cell::default(),
+            },
         }
     }
 
@@ -120,6 +152,7 @@ impl Load {
             other,
             connection_waits: self.waits.connection.read(),
             endpoint_waits: self.waits.endpoint.read(),
+            room_waits: self.waits.room.read(),
         }
     }
 

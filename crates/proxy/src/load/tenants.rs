@@ -1,9 +1,10 @@
 //! The tenants of an instance. Their number is bounded; those beyond share one place.
 
 use super::cell::{Cell, Clock, REQUEST, Reading, STREAM};
+use crate::overload::{Overload, Share};
 use ahash::HashMap;
 use parking_lot::Mutex;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// Tenants of one mesh that are kept apart. When there are more, those without tunnels make room.
 pub const TENANTS: usize = 1_000;
@@ -15,6 +16,8 @@ const MOST_CELLS: usize = 16;
 pub(crate) struct Tenant {
     clock: Clock,
     cells: Box<[Cell]>,
+    /// What it may have of the process, where that is bounded.
+    share: Option<Arc<Share>>,
 }
 
 /// What one tenant has under way and has done.
@@ -31,6 +34,7 @@ pub struct TenantReading {
 pub(crate) struct Tenants {
     clock: Clock,
     known: Mutex<Known>,
+    overload: OnceLock<Arc<Overload>>,
 }
 
 #[derive(Debug, Default)]
@@ -48,12 +52,14 @@ pub(crate) struct Underway {
     worker: usize,
     weight: u64,
     request: bool,
+    /// It has room of the tenant's share.
+    admitted: bool,
 }
 
 impl Tenant {
-    fn new(clock: Clock, workers: usize) -> Arc<Self> {
+    fn new(clock: Clock, workers: usize, share: Option<Arc<Share>>) -> Arc<Self> {
         let cells = (0..workers.clamp(1, MOST_CELLS)).map(|_| Cell::default()).collect();
-        Arc::new(Tenant { clock, cells })
+        Arc::new(Tenant { clock, cells, share })
     }
 
     fn cell(&self, worker: usize) -> &Cell {
@@ -62,6 +68,11 @@ impl Tenant {
 
     fn read(&self) -> Reading {
         self.cells.iter().fold(Reading::default(), |sum, cell| sum.plus(&cell.read()))
+    }
+
+    /// What it may have of the process; `None`: that is not bounded.
+    pub(crate) fn share(&self) -> Option<&Arc<Share>> {
+        self.share.as_ref()
     }
 
     /// Something was refused for lack of room.
@@ -77,7 +88,20 @@ impl Tenant {
 
 impl Tenants {
     pub(crate) fn new(clock: Clock) -> Self {
-        Tenants { clock, known: Mutex::default() }
+        Tenants { clock, known: Mutex::default(), overload: OnceLock::new() }
+    }
+
+    /// Tenants that come from here on have a share of this. The first one that is set stays.
+    pub(crate) fn set_overload(&self, overload: Arc<Overload>) {
+        let _first_stays = self.overload.set(overload);
+    }
+
+    pub(crate) fn overload(&self) -> Option<&Arc<Overload>> {
+        self.overload.get()
+    }
+
+    fn make(&self, workers: usize) -> Arc<Tenant> {
+        Tenant::new(self.clock, workers, self.overload().map(Overload::share))
     }
 
     /// The tenant of a namespace; for a tunnel, not for a request.
@@ -90,17 +114,17 @@ impl Tenants {
             known.make_room();
         }
         if known.by_namespace.len() >= TENANTS {
-            let other = known.other.get_or_insert_with(|| Tenant::new(self.clock, workers));
+            let other = known.other.get_or_insert_with(|| self.make(workers));
             return Arc::clone(other);
         }
-        let tenant = Tenant::new(self.clock, workers);
+        let tenant = self.make(workers);
         known.by_namespace.insert(Arc::clone(namespace), Arc::clone(&tenant));
         tenant
     }
 
     /// One that is not in any report: what the proxy does for itself.
     pub(crate) fn nobody(&self) -> Arc<Tenant> {
-        Tenant::new(self.clock, 1)
+        Tenant::new(self.clock, 1, None)
     }
 
     /// Each tenant, and all others.
@@ -144,7 +168,21 @@ impl Known {
 impl Underway {
     pub(crate) fn begin(tenant: Arc<Tenant>, worker: usize, weight: u64) -> Self {
         tenant.cell(worker).begin(tenant.clock.now(), weight);
-        Underway { tenant, worker, weight, request: weight == REQUEST }
+        Underway { tenant, worker, weight, request: weight == REQUEST, admitted: false }
+    }
+
+    /// It has taken so much room of the tenant's share, which its end gives back.
+    pub(crate) fn admitted(mut self) -> Self {
+        self.admitted = true;
+        self
+    }
+
+    fn give_back(&self, weight: u64) {
+        if self.admitted
+            && let Some(share) = self.tenant.share()
+        {
+            share.release(weight);
+        }
     }
 
     /// A request has become a stream of bytes (101): it weighs as an opaque connection from here on.
@@ -152,6 +190,7 @@ impl Underway {
         if self.weight == REQUEST {
             self.tenant.cell(self.worker).end(self.tenant.clock.now(), REQUEST - STREAM);
             self.weight = STREAM;
+            self.give_back(REQUEST - STREAM);
         }
     }
 }
@@ -163,6 +202,7 @@ impl Drop for Underway {
         if self.request {
             cell.count_ended();
         }
+        self.give_back(self.weight);
     }
 }
 
