@@ -4,7 +4,7 @@
 //! Clients are good ones: they open another connection when theirs says `Connection: close` or GOAWAY, and only
 //! then. Nothing is tried again: whatever is not a 200 of one of the right backends is counted, with the member.
 
-use crate::control::eventually;
+use crate::control;
 use crate::hbone::{Client, Connection, Failure};
 use crate::outer::{Outer, Tunnel};
 use crate::view::Pick;
@@ -129,19 +129,27 @@ impl Crowd {
     /// # Panics
     /// When they are not, with what failed.
     pub async fn more(&self, count: u64) {
-        let goal = self.outcome().count() + count;
-        let what = format!("{count} more good answers from {}", self.shared.aim.vip);
-        eventually(&what, async || self.outcome().count() >= goal).await;
+        self.reach(count, Outcome::count).await;
     }
 
     /// Waits until that member has answered so many more requests.
     ///
     /// # Panics
-    /// When it does not.
+    /// When it does not, with what failed.
     pub async fn more_of(&self, member: SocketAddr, count: u64) {
-        let of = || self.outcome().good.get(&member).copied().unwrap_or_default();
-        let goal = of() + count;
-        eventually(&format!("{count} more answers of {member}"), async || of() >= goal).await;
+        self.reach(count, |outcome| outcome.good.get(&member).copied().unwrap_or_default()).await;
+    }
+
+    async fn reach(&self, count: u64, of: impl Fn(&Outcome) -> u64) {
+        let goal = of(&self.outcome()) + count;
+        let reached = async {
+            while of(&self.outcome()) < goal {
+                tokio::time::sleep(INTERVAL).await;
+            }
+        };
+        if tokio::time::timeout(control::PATIENCE, reached).await.is_err() {
+            panic!("not {count} more good answers: {:#?}", self.outcome());
+        }
     }
 
     /// # Panics

@@ -113,7 +113,11 @@ fn prepare(target: Target, home: &Path) -> Result<Vec<(&'static str, PathBuf)>, 
     let mut programs = vec![(PROGRAM, program::build(home, say)?.dir)];
     for need in target.needs {
         programs.push(match need {
-            Need::Cairn => (BINARY, cairn_test_support::process::binary()),
+            Need::Cairn => {
+                let binary = cairn_test_support::process::binary();
+                let found = binary.canonicalize();
+                (BINARY, found.map_err(|error| format!("{}: {error}", binary.display()))?)
+            }
             Need::Keda => (DEFINITIONS, crate::keda::definitions(home, say)?),
         });
     }
