@@ -5,13 +5,9 @@ use crate::keys::Keys;
 use crate::kube::Kube;
 use crate::part::Part;
 use crate::program::Program;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use crate::site::Site;
 use std::path::{Path, PathBuf};
 use tokio::process::Command;
-
-const ETCD: &str = "http://127.0.0.1:2379";
-const ETCD_PEERS: &str = "http://127.0.0.1:2380";
-const ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 6443);
 
 /// A running etcd and kube-apiserver.
 pub struct ApiServer {
@@ -19,6 +15,7 @@ pub struct ApiServer {
     pub kube: Kube,
     /// The administrator's kubeconfig.
     pub kubeconfig: PathBuf,
+    site: Site,
     program: Program,
     dir: PathBuf,
     logs: PathBuf,
@@ -33,14 +30,24 @@ impl ApiServer {
     /// # Panics
     /// When one of them does not start.
     pub async fn start(program: &Program, dir: &Path, logs: &Path) -> Self {
-        let keys = Keys::generate(dir);
-        let kubeconfig = keys.kubeconfig(&format!("https://{ADDRESS}"));
-        let kube = Kube::new(ADDRESS, keys.admin.clone());
-        let etcd = Part::start("etcd", etcd(program, dir), logs);
-        let server = Part::start("kube-apiserver", api_server(program, dir, &keys), logs);
+        Self::start_at(Site::default(), program, dir, logs).await
+    }
+
+    /// As [`ApiServer::start`], where `site` says; each site has a `dir` of its own.
+    ///
+    /// # Panics
+    /// When one of them does not start.
+    pub async fn start_at(site: Site, program: &Program, dir: &Path, logs: &Path) -> Self {
+        let keys = Keys::generate(dir, site.loopback);
+        let kubeconfig = keys.kubeconfig(&format!("https://{}", site.api()));
+        let kube = Kube::new(site.api(), keys.admin.clone());
+        let etcd = Part::start(&site.part("etcd"), etcd(&site, program, dir), logs);
+        let command = api_server(&site, program, dir, &keys);
+        let server = Part::start(&site.part("kube-apiserver"), command, logs);
         let mut api = ApiServer {
             kube,
             kubeconfig,
+            site,
             program: program.clone(),
             dir: dir.to_owned(),
             logs: logs.to_owned(),
@@ -70,8 +77,8 @@ impl ApiServer {
     /// # Panics
     /// When it does not start.
     pub async fn start_again(&mut self) {
-        let command = api_server(&self.program, &self.dir, &self.keys);
-        self.server = Part::start("kube-apiserver", command, &self.logs);
+        let command = api_server(&self.site, &self.program, &self.dir, &self.keys);
+        self.server = Part::start(&self.site.part("kube-apiserver"), command, &self.logs);
         self.ready().await;
     }
 
@@ -84,7 +91,7 @@ impl ApiServer {
 
     /// `https://host:port`, and the file with its CA.
     pub fn address(&self) -> (String, String) {
-        (format!("https://{ADDRESS}"), self.keys.path("ca"))
+        (format!("https://{}", self.site.api()), self.keys.path("ca"))
     }
 }
 
@@ -95,26 +102,29 @@ pub(crate) fn part(program: &Program, role: &str, dir: &Path) -> Command {
     command
 }
 
-fn etcd(program: &Program, dir: &Path) -> Command {
+fn etcd(site: &Site, program: &Program, dir: &Path) -> Command {
+    let clients = format!("http://{}", site.at(2379));
+    let peers = format!("http://{}", site.at(2380));
     let mut command = part(program, "etcd", dir);
     command.arg("--data-dir").arg(dir.join("etcd")).args([
-        &format!("--listen-client-urls={ETCD}"),
-        &format!("--advertise-client-urls={ETCD}"),
-        &format!("--listen-peer-urls={ETCD_PEERS}"),
-        &format!("--initial-advertise-peer-urls={ETCD_PEERS}"),
-        &format!("--initial-cluster=default={ETCD_PEERS}"),
+        &format!("--listen-client-urls={clients}"),
+        &format!("--advertise-client-urls={clients}"),
+        &format!("--listen-peer-urls={peers}"),
+        &format!("--initial-advertise-peer-urls={peers}"),
+        &format!("--initial-cluster=default={peers}"),
         "--unsafe-no-fsync",
     ]);
     command
 }
 
-fn api_server(program: &Program, dir: &Path, keys: &Keys) -> Command {
+fn api_server(site: &Site, program: &Program, dir: &Path, keys: &Keys) -> Command {
+    let Site { loopback, .. } = site;
     let mut command = part(program, "kube-apiserver", dir);
     command.args([
-        &format!("--etcd-servers={ETCD}"),
-        "--bind-address=127.0.0.1",
-        "--advertise-address=127.0.0.1",
-        &format!("--secure-port={}", ADDRESS.port()),
+        &format!("--etcd-servers=http://{}", site.at(2379)),
+        &format!("--bind-address={loopback}"),
+        &format!("--advertise-address={loopback}"),
+        &format!("--secure-port={}", site.api().port()),
         &format!("--tls-cert-file={}", keys.path("server")),
         &format!("--tls-private-key-file={}", keys.path("server-key")),
         &format!("--client-ca-file={}", keys.path("ca")),

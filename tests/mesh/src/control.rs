@@ -3,14 +3,14 @@
 use crate::api::{ApiServer, part};
 use crate::grpc::Caller;
 use crate::kube::Kube;
-use crate::namespace::ISTIOD;
 use crate::objects;
 use crate::part::Part;
 use crate::program::Program;
+use crate::site::Site;
 use cairn_test_support::http1::{Http1, Response};
 use serde_json::Value;
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
@@ -19,9 +19,8 @@ use tokio::process::Command;
 /// How long anything may take before it counts as hanging; far above what a loaded machine needs.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
-const ISTIOD_SECURE: SocketAddr = SocketAddr::new(IpAddr::V4(ISTIOD), 15012);
-const ISTIOD_DEBUG: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
-const ISTIOD_METRICS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 15014);
+/// MeshConfig as the installation brings it.
+const TRUST_DOMAIN: &str = "trustDomain: cluster.local";
 
 /// Kinds of an Istio installation that matter where no kubelet is.
 const BASE: [&str; 7] = [
@@ -38,6 +37,7 @@ const BASE: [&str; 7] = [
 pub struct ControlPlane {
     /// The API server's client.
     pub kube: Kube,
+    site: Site,
     program: Program,
     dir: PathBuf,
     logs: PathBuf,
@@ -51,12 +51,22 @@ impl ControlPlane {
     /// # Panics
     /// When a part does not start.
     pub async fn start(program: &Program, dir: &Path, logs: &Path) -> Self {
-        let api = ApiServer::start(program, dir, logs).await;
+        Self::start_at(Site::default(), program, dir, logs).await
+    }
+
+    /// As [`ControlPlane::start`], where `site` says; each site has a `dir` of its own.
+    ///
+    /// # Panics
+    /// When a part does not start.
+    pub async fn start_at(site: Site, program: &Program, dir: &Path, logs: &Path) -> Self {
+        let api = ApiServer::start_at(site.clone(), program, dir, logs).await;
         let kube = api.kube.clone();
-        install(&kube, program).await;
-        let istiod = Part::start("istiod", istiod(program, dir, &api.kubeconfig), logs);
+        install(&kube, program, &site).await;
+        let command = istiod(&site, program, dir, &api.kubeconfig);
+        let istiod = Part::start(&site.part("istiod"), command, logs);
         let mut plane = ControlPlane {
             kube,
+            site,
             program: program.clone(),
             dir: dir.to_owned(),
             logs: logs.to_owned(),
@@ -68,10 +78,10 @@ impl ControlPlane {
     }
 
     async fn istiod_ready(&mut self) {
-        let istiod = &mut self.istiod;
+        let (istiod, debug) = (&mut self.istiod, self.site.debug());
         eventually("istiod is ready", async || {
             istiod.must_run();
-            get(ISTIOD_DEBUG, "/ready").await.is_some_and(|answer| answer.status == 200)
+            get(debug, "/ready").await.is_some_and(|answer| answer.status == 200)
         })
         .await;
     }
@@ -86,9 +96,44 @@ impl ControlPlane {
     /// # Panics
     /// When it does not start.
     pub async fn start_istiod(&mut self) {
-        let command = istiod(&self.program, &self.dir, &self.api.kubeconfig);
-        self.istiod = Part::start("istiod", command, &self.logs);
+        let command = istiod(&self.site, &self.program, &self.dir, &self.api.kubeconfig);
+        self.istiod = Part::start(&self.site.part("istiod"), command, &self.logs);
         self.istiod_ready().await;
+    }
+
+    /// Starts istiod anew with another root of its own making and with this trust domain, as if the
+    /// mesh had been installed again; waits until it is ready.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub async fn reinstall(&mut self, trust_domain: &str) {
+        let before = self.root("istio-system").await;
+        self.kill_istiod().await;
+        self.kube.delete(&objects::secret("istio-system", "istio-ca-secret")).await;
+        self.site.trust_domain = trust_domain.to_owned();
+        let base = mesh_config(&self.program, &self.site);
+        self.kube.apply_all(&base, |kind| kind == "ConfigMap").await;
+        self.start_istiod().await;
+        eventually("istiod has another root", async || self.root("istio-system").await != before)
+            .await;
+    }
+
+    /// Where it is.
+    pub fn site(&self) -> &Site {
+        &self.site
+    }
+
+    /// SIGKILL for the API server; istiod runs on.
+    pub async fn kill_api(&mut self) {
+        self.api.kill().await;
+    }
+
+    /// Starts the API server again, and waits until it is ready.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub async fn start_api(&mut self) {
+        self.api.start_again().await;
     }
 
     /// # Panics
@@ -103,7 +148,7 @@ impl ControlPlane {
     /// # Panics
     /// When there is none.
     pub async fn debug(&self, path: &str) -> Value {
-        get(ISTIOD_DEBUG, path).await.unwrap_or_else(|| panic!("istiod has no {path}")).json()
+        get(self.site.debug(), path).await.unwrap_or_else(|| panic!("istiod has no {path}")).json()
     }
 
     /// istiod's metrics, as text.
@@ -111,12 +156,12 @@ impl ControlPlane {
     /// # Panics
     /// When there are none.
     pub async fn metrics(&self) -> String {
-        get(ISTIOD_METRICS, "/metrics").await.unwrap().text()
+        get(self.site.metrics(), "/metrics").await.unwrap().text()
     }
 
     /// The secure port.
     pub fn address(&self) -> SocketAddr {
-        ISTIOD_SECURE
+        self.site.istiod()
     }
 
     /// The root that istiod has published in this namespace; waits until it has.
@@ -140,7 +185,13 @@ impl ControlPlane {
     /// When there is no such account.
     pub async fn caller(&self, namespace: &str, account: &str) -> Caller {
         let token = self.kube.token(namespace, account, "istio-ca", None).await;
-        Caller { address: ISTIOD_SECURE, root: self.root(namespace).await, token }
+        Caller {
+            address: self.site.istiod(),
+            root: self.root(namespace).await,
+            token,
+            cluster_id: self.site.cluster_id.clone(),
+            trust_domain: self.site.trust_domain.clone(),
+        }
     }
 
     /// What istioctl prints: success, standard output and error.
@@ -157,8 +208,9 @@ impl ControlPlane {
 }
 
 /// CRDs, then what an installation brings.
-async fn install(kube: &Kube, program: &Program) {
-    let [istio, gateway, base] = program.manifests().map(|file| fs::read_to_string(file).unwrap());
+async fn install(kube: &Kube, program: &Program, site: &Site) {
+    let [istio, gateway, _] = program.manifests().map(|file| fs::read_to_string(file).unwrap());
+    let base = mesh_config(program, site);
     let crd = |kind: &str| kind == "CustomResourceDefinition";
     let mut count = kube.apply_all(&istio, crd).await;
     count += kube.apply_all(&gateway, crd).await;
@@ -179,15 +231,23 @@ async fn install(kube: &Kube, program: &Program) {
     .await;
 }
 
-fn istiod(program: &Program, dir: &Path, kubeconfig: &Path) -> Command {
+/// What an installation brings, with the site's trust domain.
+fn mesh_config(program: &Program, site: &Site) -> String {
+    let [_, _, base] = program.manifests();
+    let base = fs::read_to_string(base).unwrap();
+    assert!(base.contains(TRUST_DOMAIN), "the manifests do not name a trust domain");
+    base.replace(TRUST_DOMAIN, &format!("trustDomain: {}", site.trust_domain))
+}
+
+fn istiod(site: &Site, program: &Program, dir: &Path, kubeconfig: &Path) -> Command {
     let mut command = part(program, "istiod", dir);
+    command.env("CLUSTER_ID", &site.cluster_id);
     command.env("KUBECONFIG", kubeconfig).envs([
         ("REVISION", "default"),
         ("PILOT_CERT_PROVIDER", "istiod"),
         ("POD_NAME", "istiod-0"),
         ("POD_NAMESPACE", "istio-system"),
         ("SERVICE_ACCOUNT", "istiod"),
-        ("CLUSTER_ID", "Kubernetes"),
         ("PILOT_ENABLE_AMBIENT", "true"),
         ("CA_TRUSTED_NODE_ACCOUNTS", "istio-system/ztunnel"),
         ("INJECTION_WEBHOOK_CONFIG_NAME", ""),
@@ -195,11 +255,12 @@ fn istiod(program: &Program, dir: &Path, kubeconfig: &Path) -> Command {
     ]);
     command.args([
         "discovery",
-        &format!("--httpAddr={ISTIOD_DEBUG}"),
-        &format!("--monitoringAddr={ISTIOD_METRICS}"),
-        &format!("--secureGRPCAddr={ISTIOD_SECURE}"),
-        "--grpcAddr=127.0.0.1:15010",
-        "--httpsAddr=127.0.0.1:15017",
+        &format!("--httpAddr={}", site.debug()),
+        &format!("--monitoringAddr={}", site.metrics()),
+        &format!("--secureGRPCAddr={}", site.istiod()),
+        &format!("--grpcAddr={}", site.at(15010)),
+        &format!("--httpsAddr={}", site.at(15017)),
+        &format!("--ctrlz_address={}", site.loopback),
         "--ctrlz_port=9876",
         "--domain=cluster.local",
     ]);

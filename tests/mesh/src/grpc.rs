@@ -25,6 +25,10 @@ pub struct Caller {
     pub root: String,
     /// Of a service account, audience `istio-ca`.
     pub token: String,
+    /// What istiod calls its cluster.
+    pub cluster_id: String,
+    /// Of its mesh.
+    pub trust_domain: String,
 }
 
 /// A call that goes on in both directions.
@@ -88,7 +92,7 @@ impl Caller {
             .header("content-type", "application/grpc")
             .header("te", "trailers")
             .header("authorization", format!("Bearer {}", self.token))
-            .header("clusterid", "Kubernetes")
+            .header("clusterid", &self.cluster_id)
             .body(())
             .unwrap();
         let mut send = send.ready().await.map_err(|e| e.to_string())?;

@@ -15,7 +15,8 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::task::JoinHandle;
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 /// Where every HBONE endpoint listens.
@@ -30,18 +31,82 @@ pub struct ConnectSeen {
     pub client: String,
 }
 
+/// Somebody who ends HBONE. Connections end when this is dropped.
+pub struct Server {
+    shared: Arc<Shared>,
+    leave: watch::Sender<bool>,
+    task: JoinHandle<()>,
+}
+
+struct Shared {
+    apps: BTreeMap<SocketAddr, App>,
+    seen: Mutex<Vec<ConnectSeen>>,
+    connections: Mutex<JoinSet<()>>,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.task.abort();
+        self.shared.connections.lock().unwrap().abort_all();
+    }
+}
+
+impl Server {
+    /// Listens at `at`; a CONNECT to one of the addresses in `apps` is answered by it.
+    ///
+    /// # Panics
+    /// When it cannot.
+    pub async fn start(
+        at: SocketAddr,
+        identity: &PodIdentity,
+        apps: BTreeMap<SocketAddr, App>,
+    ) -> Self {
+        let listener = TcpListener::bind(at).await.unwrap();
+        let acceptor = TlsAcceptor::from(identity.server());
+        let shared =
+            Arc::new(Shared { apps, seen: Mutex::default(), connections: Mutex::default() });
+        let (leave, leaving) = watch::channel(false);
+        let accept = shared.clone();
+        let task = tokio::spawn(async move {
+            while let Ok((tcp, _)) = listener.accept().await {
+                let connection = serve(acceptor.clone(), tcp, accept.clone(), leaving.clone());
+                let mut connections = accept.connections.lock().unwrap();
+                connections.spawn(connection);
+                while connections.try_join_next().is_some() {}
+            }
+        });
+        Server { shared, leave, task }
+    }
+
+    /// Ends it, and waits until the port is free.
+    pub async fn end(mut self) {
+        self.task.abort();
+        let _aborted = (&mut self.task).await;
+    }
+
+    /// GOAWAY on all connections; tunnels go on.
+    pub fn leave(&self) {
+        self.leave.send_replace(true);
+    }
+
+    /// Connections that are open.
+    pub fn connections(&self) -> usize {
+        let mut connections = self.shared.connections.lock().unwrap();
+        while connections.try_join_next().is_some() {}
+        connections.len()
+    }
+
+    /// CONNECTs so far.
+    pub fn seen(&self) -> Vec<ConnectSeen> {
+        self.shared.seen.lock().unwrap().clone()
+    }
+}
+
 /// A pod of the mesh: its ztunnel, and applications behind it by port. It ends when this is dropped.
 pub struct Pod {
     ip: IpAddr,
     identity: PodIdentity,
-    seen: Arc<Mutex<Vec<ConnectSeen>>>,
-    task: JoinHandle<()>,
-}
-
-impl Drop for Pod {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
+    server: Server,
 }
 
 impl Pod {
@@ -50,17 +115,14 @@ impl Pod {
     /// # Panics
     /// When it cannot.
     pub async fn start(ip: IpAddr, identity: PodIdentity, apps: BTreeMap<u16, App>) -> Self {
-        let listener = TcpListener::bind((ip, PORT)).await.unwrap();
-        let acceptor = TlsAcceptor::from(identity.server());
-        let seen: Arc<Mutex<Vec<ConnectSeen>>> = Arc::default();
-        let shared = (Arc::new(apps), seen.clone());
-        let task = tokio::spawn(async move {
-            while let Ok((tcp, _)) = listener.accept().await {
-                let (acceptor, (apps, seen)) = (acceptor.clone(), shared.clone());
-                tokio::spawn(async move { serve(ip, acceptor, tcp, apps, seen).await });
-            }
-        });
-        Pod { ip, identity, seen, task }
+        let apps = apps.into_iter().map(|(port, app)| (SocketAddr::new(ip, port), app)).collect();
+        let server = Server::start(SocketAddr::new(ip, PORT), &identity, apps).await;
+        Pod { ip, identity, server }
+    }
+
+    /// Ends it, and waits until the port is free.
+    pub async fn end(self) {
+        self.server.end().await;
     }
 
     /// Its address.
@@ -75,16 +137,15 @@ impl Pod {
 
     /// CONNECTs so far.
     pub fn seen(&self) -> Vec<ConnectSeen> {
-        self.seen.lock().unwrap().clone()
+        self.server.seen()
     }
 }
 
 async fn serve(
-    ip: IpAddr,
     acceptor: TlsAcceptor,
     tcp: TcpStream,
-    apps: Arc<BTreeMap<u16, App>>,
-    seen: Arc<Mutex<Vec<ConnectSeen>>>,
+    shared: Arc<Shared>,
+    mut leaving: watch::Receiver<bool>,
 ) {
     let _ = tcp.set_nodelay(true);
     let Ok(tls) = acceptor.accept(tcp).await else { return };
@@ -101,23 +162,34 @@ async fn serve(
         .handshake(tls)
         .await;
     let Ok(mut connection) = handshake else { return };
-    while let Some(Ok((request, respond))) = connection.accept().await {
+    let mut tunnels = JoinSet::new(); // they end with the connection
+    let mut told = false;
+    loop {
+        let accepted = tokio::select! {
+            accepted = connection.accept() => accepted,
+            Ok(_) = leaving.wait_for(|leaving| *leaving), if !told => {
+                connection.graceful_shutdown();
+                told = true;
+                continue;
+            }
+        };
+        let Some(Ok((request, respond))) = accepted else { return };
         let authority = request.uri().to_string();
-        seen.lock().unwrap().push(ConnectSeen { authority, client: client.clone() });
-        tokio::spawn(answer(ip, request, respond, apps.clone()));
+        shared.seen.lock().unwrap().push(ConnectSeen { authority, client: client.clone() });
+        tunnels.spawn(answer(request, respond, shared.clone()));
+        while tunnels.try_join_next().is_some() {}
     }
 }
 
 async fn answer(
-    ip: IpAddr,
     request: Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
-    apps: Arc<BTreeMap<u16, App>>,
+    shared: Arc<Shared>,
 ) {
     let target = request.uri().to_string().parse::<SocketAddr>().ok();
     let app = target
-        .filter(|target| target.ip() == ip && request.method() == Method::CONNECT)
-        .and_then(|target| apps.get(&target.port()).cloned());
+        .filter(|_| request.method() == Method::CONNECT)
+        .and_then(|target| shared.apps.get(&target).cloned());
     let status = if app.is_some() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let response = http::Response::builder().status(status).body(()).unwrap();
     let Ok(send) = respond.send_response(response, app.is_none()) else { return };
@@ -156,19 +228,36 @@ impl Client {
         &self.identity.id
     }
 
-    /// A connection to a waypoint, which must be `expected`.
+    /// Its address.
+    pub fn ip(&self) -> IpAddr {
+        self.ip
+    }
+
+    /// A connection to a waypoint on the usual port, which must be `expected`.
     ///
     /// # Errors
     /// [`Failure::Connect`].
     pub async fn connect(&self, waypoint: IpAddr, expected: &str) -> Result<Connection, Failure> {
+        self.connect_to(SocketAddr::new(waypoint, PORT), expected).await
+    }
+
+    /// A connection to a waypoint that listens there, which must be `expected`.
+    ///
+    /// # Errors
+    /// [`Failure::Connect`].
+    pub async fn connect_to(
+        &self,
+        waypoint: SocketAddr,
+        expected: &str,
+    ) -> Result<Connection, Failure> {
         let connect = |error: String| Failure::Connect(error);
         let socket = TcpSocket::new_v4().map_err(|e| connect(e.to_string()))?;
         socket.bind(SocketAddr::new(self.ip, 0)).map_err(|e| connect(e.to_string()))?;
-        let tcp = socket.connect(SocketAddr::new(waypoint, PORT)).await;
+        let tcp = socket.connect(waypoint).await;
         let tcp = tcp.map_err(|e| connect(e.to_string()))?;
         let _ = tcp.set_nodelay(true);
         let tls = TlsConnector::from(self.identity.client(expected))
-            .connect(ServerName::IpAddress(waypoint.into()), tcp)
+            .connect(ServerName::IpAddress(waypoint.ip().into()), tcp)
             .await
             .map_err(|error| connect(format!("TLS: {error}")))?;
         let certificate = tls
@@ -207,6 +296,11 @@ impl Drop for Connection {
 }
 
 impl Connection {
+    /// It takes more tunnels: the waypoint has neither ended it nor announced that it will.
+    pub async fn is_ready(&self) -> bool {
+        self.send.clone().ready().await.is_ok()
+    }
+
     /// A tunnel to `authority`, a VIP and port.
     ///
     /// # Errors

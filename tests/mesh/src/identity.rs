@@ -17,16 +17,21 @@ const SIGN: &str = "/istio.v1.auth.IstioCertificateService/CreateCertificate";
 /// A certificate of the mesh with its key.
 #[derive(Clone)]
 pub struct PodIdentity {
-    /// `spiffe://cluster.local/ns/<namespace>/sa/<account>`.
+    /// `spiffe://<trust domain>/ns/<namespace>/sa/<account>`.
     pub id: String,
     chain: Vec<CertificateDer<'static>>,
     key: Vec<u8>,
     roots: Arc<RootCertStore>,
 }
 
-/// The SPIFFE id of a service account.
+/// The SPIFFE id of a service account in the usual trust domain.
 pub fn spiffe(namespace: &str, account: &str) -> String {
-    format!("spiffe://cluster.local/ns/{namespace}/sa/{account}")
+    spiffe_in("cluster.local", namespace, account)
+}
+
+/// The SPIFFE id of a service account.
+pub fn spiffe_in(trust_domain: &str, namespace: &str, account: &str) -> String {
+    format!("spiffe://{trust_domain}/ns/{namespace}/sa/{account}")
 }
 
 impl PodIdentity {
@@ -35,7 +40,7 @@ impl PodIdentity {
     /// # Errors
     /// istiod's answer.
     pub async fn issue(caller: &Caller, namespace: &str, account: &str) -> Result<Self, String> {
-        let id = spiffe(namespace, account);
+        let id = spiffe_in(&caller.trust_domain, namespace, account);
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
@@ -66,6 +71,11 @@ impl PodIdentity {
             key: key.serialize_der(),
             roots: roots(trusted),
         }
+    }
+
+    /// The same certificate, with other roots (PEM): it is shown to those of another mesh.
+    pub fn trusting(&self, trusted: &str) -> Self {
+        PodIdentity { roots: roots(trusted), ..self.clone() }
     }
 
     fn private_key(&self) -> PrivateKeyDer<'static> {

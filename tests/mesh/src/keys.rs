@@ -9,6 +9,7 @@ use rcgen::{
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::PrivateKeyDer;
 use std::fs;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -20,8 +21,8 @@ pub struct Keys {
 }
 
 impl Keys {
-    /// Makes them and writes them into `dir`.
-    pub fn generate(dir: &Path) -> Self {
+    /// Makes them for a server at `address`, and writes them into `dir`.
+    pub fn generate(dir: &Path, address: Ipv4Addr) -> Self {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
         params.distinguished_name = name("lab", None);
@@ -31,7 +32,7 @@ impl Keys {
         fs::write(dir.join("ca.pem"), ca.pem()).unwrap();
 
         let write = |file: &str, text: String| fs::write(dir.join(file), text).unwrap();
-        let names = ["127.0.0.1", "kubernetes.default.svc"].map(str::to_owned);
+        let names = [address.to_string(), "kubernetes.default.svc".to_owned()];
         let mut server = CertificateParams::new(names).unwrap();
         server.distinguished_name = name("kube-apiserver", None);
         server.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];

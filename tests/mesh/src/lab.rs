@@ -6,11 +6,13 @@ use crate::identity::PodIdentity;
 use crate::load::Target;
 use crate::objects::{self, Endpoint, Labels};
 use crate::program::Program;
+use crate::site::Site;
 use crate::waypoint::Waypoint;
 use cairn_test_support::app::App;
 use cairn_test_support::backend::Backend;
 use cairn_test_support::http1::Response;
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -25,7 +27,15 @@ pub struct Lab {
     pub dir: PathBuf,
     /// For logs.
     pub logs: PathBuf,
-    pods: BTreeMap<String, (Pod, Backend)>,
+    pods: BTreeMap<String, Running>,
+}
+
+/// A pod with its application.
+struct Running {
+    namespace: String,
+    account: String,
+    pod: Pod,
+    backend: Backend,
 }
 
 /// A service of one port with the pods that it has.
@@ -62,11 +72,21 @@ impl Service {
 impl Lab {
     /// Starts the control plane.
     pub async fn start(program: &Program, dir: &Path, logs: &Path) -> Self {
-        let plane = ControlPlane::start(program, dir, logs).await;
+        Self::start_at(Site::default(), program, dir, logs).await
+    }
+
+    /// Starts the control plane where `site` says; each site has a `dir` of its own.
+    pub async fn start_at(site: Site, program: &Program, dir: &Path, logs: &Path) -> Self {
+        std::fs::create_dir_all(dir).unwrap();
+        let plane = ControlPlane::start_at(site, program, dir, logs).await;
         Lab { plane, dir: dir.to_owned(), logs: logs.to_owned(), pods: BTreeMap::new() }
     }
 
-    async fn account(&self, namespace: &str, account: &str) -> PodIdentity {
+    /// A service account with a certificate.
+    ///
+    /// # Panics
+    /// When the API server or istiod refuses.
+    pub async fn account(&self, namespace: &str, account: &str) -> PodIdentity {
         self.plane.kube.apply(&objects::service_account(namespace, account)).await;
         let caller = self.plane.caller(namespace, account).await;
         PodIdentity::issue(&caller, namespace, account)
@@ -101,10 +121,25 @@ impl Lab {
     ) {
         let identity = self.account(namespace, account).await;
         let backend = Backend::new(name);
-        let apps = BTreeMap::from([(APP, App::from(&backend))]);
-        let pod = Pod::start(ip.parse().unwrap(), identity, apps).await;
+        let pod = run(ip.parse().unwrap(), identity, &backend).await;
         self.pod_object(namespace, name, account, ip, labels).await;
-        self.pods.insert(name.to_owned(), (pod, backend));
+        let (namespace, account) = (namespace.to_owned(), account.to_owned());
+        self.pods.insert(name.to_owned(), Running { namespace, account, pod, backend });
+    }
+
+    /// All pods with applications get other certificates, and end the connections that they have.
+    ///
+    /// # Panics
+    /// When istiod refuses.
+    pub async fn renew_pods(&mut self) {
+        for (name, running) in std::mem::take(&mut self.pods) {
+            let Running { namespace, account, pod, backend } = running;
+            let identity = self.account(&namespace, &account).await;
+            let ip = pod.ip();
+            pod.end().await;
+            let pod = run(ip, identity, &backend).await;
+            self.pods.insert(name, Running { namespace, account, pod, backend });
+        }
     }
 
     /// A pod that only calls.
@@ -122,8 +157,8 @@ impl Lab {
     /// # Panics
     /// When there is no such pod.
     pub fn pod(&self, name: &str) -> (&Pod, &Backend) {
-        let (pod, backend) = self.pods.get(name).unwrap_or_else(|| panic!("no pod {name}"));
-        (pod, backend)
+        let running = self.pods.get(name).unwrap_or_else(|| panic!("no pod {name}"));
+        (&running.pod, &running.backend)
     }
 
     /// Makes or changes a service; each of its endpoints is a pod and whether it is ready.
@@ -144,6 +179,12 @@ impl Lab {
         self.plane.kube.delete(&slice).await;
         self.plane.kube.delete(&service.object()).await;
     }
+}
+
+/// Its ztunnel, and its application.
+async fn run(ip: IpAddr, identity: PodIdentity, backend: &Backend) -> Pod {
+    let apps = BTreeMap::from([(APP, App::from(backend))]);
+    Pod::start(ip, identity, apps).await
 }
 
 /// A client, the waypoint that it uses, and a service behind it.

@@ -14,8 +14,10 @@ const ROLE: &str = "CAIRN_MESH_ROLE";
 /// Where istiod listens, and what we call pods from: an address that waypoints reach, too.
 pub const ISTIOD: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 1);
 
-/// Pods that are listeners of the test's own process.
-const LOCAL_PODS: [&str; 3] = ["10.244.0.0/24", "10.244.1.0/24", "10.244.2.0/24"];
+/// Pods that are listeners of the test's own process: of the first cluster (those with a network of their
+/// own are in 10.244.9.0/24), of a second one, and members of a pool, which are in neither.
+const LOCAL_PODS: [&str; 5] =
+    ["10.244.0.0/24", "10.244.1.0/24", "10.244.2.0/24", "10.245.0.0/16", "10.8.0.0/16"];
 
 /// Which part of the test this process is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

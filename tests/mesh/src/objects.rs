@@ -39,6 +39,14 @@ pub fn service_account(namespace: &str, name: &str) -> Value {
     })
 }
 
+/// A Secret without anything in it.
+pub fn secret(namespace: &str, name: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Secret",
+        "metadata": { "namespace": namespace, "name": name },
+    })
+}
+
 /// A pod that ztunnel captures.
 pub fn pod(namespace: &str, name: &str, account: &str, labels: Labels<'_>) -> Value {
     json!({

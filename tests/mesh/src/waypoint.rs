@@ -7,7 +7,6 @@ use crate::kubelet::Scheduled;
 use crate::objects;
 use crate::sandbox::Sandbox;
 use cairn_test_support::http1::Response;
-use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -210,15 +209,7 @@ impl Waypoint {
 /// Something for a token to be bound to, by whose deletion the token is made void. kubelet binds
 /// tokens to the pod; a Secret can go while the pod stays.
 pub async fn token_holder(plane: &ControlPlane, namespace: &str, name: &str) -> Bound {
-    let stored = plane.kube.apply(&secret(namespace, name)).await;
+    let stored = plane.kube.apply(&objects::secret(namespace, name)).await;
     let uid = stored["metadata"]["uid"].as_str().unwrap().to_owned();
     Bound { kind: "Secret", name: name.to_owned(), uid }
-}
-
-/// That object.
-pub fn secret(namespace: &str, name: &str) -> Value {
-    json!({
-        "apiVersion": "v1", "kind": "Secret",
-        "metadata": { "namespace": namespace, "name": name },
-    })
 }

@@ -5,21 +5,14 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use cairn_mesh_tests::control::{ControlPlane, eventually};
+use cairn_mesh_tests::harness::{Need, Place, Target, run};
 use cairn_mesh_tests::kube::Kube;
 use cairn_mesh_tests::manifest::{Document, documents, path};
-use cairn_mesh_tests::namespace::{self, Role};
-use cairn_mesh_tests::program::{self, Program};
-use cairn_mesh_tests::{keda, objects};
+use cairn_mesh_tests::objects;
+use cairn_mesh_tests::steps::Steps;
 use serde_json::{Value, json};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicUsize, Ordering};
-
-const PROGRAM: &str = "CAIRN_KEDA_PROGRAM";
-const DEFINITIONS: &str = "CAIRN_KEDA_DEFINITIONS";
-const LOGS: &str = "CAIRN_KEDA_LOGS";
-const DIR: &str = "CAIRN_KEDA_DIR";
 
 const POOL: &str = "waypoint-pool";
 const KEDA: &str = "keda.sh/v1alpha1";
@@ -29,79 +22,30 @@ const FILES: [&str; 4] = ["scaler.yaml", "scaledobject.yaml", "apply.yaml", "hpa
 /// Each file, and what is asked of all of them.
 const COUNT: usize = FILES.len() + 4;
 
-static PASSED: AtomicUsize = AtomicUsize::new(0);
+const TARGET: Target =
+    Target { name: "keda", steps: COUNT, tmp: env!("CARGO_TARGET_TMPDIR"), needs: &[Need::Keda] };
 
 fn main() -> ExitCode {
-    match Role::current() {
-        Role::Outside => outside(),
-        Role::Lab => lab(),
-        Role::Pod => ExitCode::FAILURE,
+    run(TARGET, all)
+}
+
+async fn all(place: Place, mut steps: Steps) -> Steps {
+    let plane = ControlPlane::start(&place.program, &place.dir, &place.logs).await;
+    let kube = &plane.kube;
+    steps.run("every file of deploy/keda is known here", async { all_files_are_named() }).await;
+    define(kube, &place.definitions()).await;
+    for file in FILES {
+        steps.run(&format!("{file} is taken"), taken(kube, file)).await;
     }
+    let step = what_was_written_fits_together(kube);
+    steps.run("the objects name each other rightly", step).await;
+    steps.run("what is wrong is refused", what_is_wrong_is_refused(kube)).await;
+    let step = the_scaler_may_what_it_needs(kube);
+    steps.run("the scaler may what it needs, and no more", step).await;
+    steps
 }
 
-fn outside() -> ExitCode {
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
-    if let Some(reason) = namespace::unavailable() {
-        return skip(&reason);
-    }
-    let say = |line: &str| println!("{line}");
-    let (program, definitions) = match (program::build(target, say), keda::definitions(target, say))
-    {
-        (Ok(program), Ok(definitions)) => (program, definitions),
-        (Err(reason), _) | (_, Err(reason)) => return skip(&reason),
-    };
-    let logs = target.join("lab").join("logs-keda");
-    let _ = std::fs::remove_dir_all(&logs);
-    std::fs::create_dir_all(&logs).unwrap();
-    let dir = tempfile::tempdir().unwrap();
-    namespace::run_lab(&[
-        (PROGRAM, &program.dir),
-        (DEFINITIONS, &definitions),
-        (LOGS, &logs),
-        (DIR, dir.path()),
-    ])
-}
-
-/// What a developer's machine lacks is no failure; CI must not skip unseen.
-fn skip(reason: &str) -> ExitCode {
-    if std::env::var("CI").is_ok_and(|value| value == "true") {
-        println!("0 passed, {COUNT} failed: {reason}");
-        return ExitCode::FAILURE;
-    }
-    println!("{COUNT} skipped: {reason}");
-    ExitCode::SUCCESS
-}
-
-fn lab() -> ExitCode {
-    namespace::end_with_parent();
-    namespace::prepare();
-    let given = |name: &str| PathBuf::from(std::env::var_os(name).unwrap());
-    let program = Program { dir: given(PROGRAM) };
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let run = async {
-        let plane = ControlPlane::start(&program, &given(DIR), &given(LOGS)).await;
-        steps(&plane.kube, &given(DEFINITIONS)).await;
-    };
-    let verdict = catch_unwind(AssertUnwindSafe(|| runtime.block_on(run)));
-    let passed = PASSED.load(Ordering::SeqCst);
-    if verdict.is_ok() {
-        assert_eq!(passed, COUNT, "COUNT is the number of steps");
-        println!("{passed} passed, 0 failed");
-        return ExitCode::SUCCESS;
-    }
-    println!("{passed} passed, 1 failed, {} skipped", COUNT - passed - 1);
-    ExitCode::FAILURE
-}
-
-fn passed(step: &str) {
-    let number = PASSED.fetch_add(1, Ordering::SeqCst) + 1;
-    println!("[{number}/{COUNT}] {step}");
-}
-
-async fn steps(kube: &Kube, definitions: &Path) {
-    all_files_are_named();
-    passed("every file of deploy/keda is known here");
+async fn define(kube: &Kube, definitions: &Path) {
     for entry in std::fs::read_dir(definitions).unwrap() {
         let text = std::fs::read_to_string(entry.unwrap().path()).unwrap();
         assert_eq!(kube.apply_all(&text, |kind| kind == "CustomResourceDefinition").await, 1);
@@ -112,26 +56,20 @@ async fn steps(kube: &Kube, definitions: &Path) {
     })
     .await;
     kube.apply(&objects::namespace(POOL, &[])).await;
-    for file in FILES {
-        if file == "apply.yaml" {
-            assert!(!may(kube, "patch", "apps", "deployments", "scale").await, "not by itself");
-        }
-        for document in read(file) {
-            let (status, answer) = apply(kube, &document, &document.text).await;
-            assert!(matches!(status, 200 | 201), "{file}: {}: {answer}", document.kind);
-            let Document { api_version, kind, namespace, name, .. } = &document;
-            let stored = kube.get(api_version, kind, namespace, name).await;
-            let stored = stored.unwrap_or_else(|| panic!("{file}: {kind} {name} is not there"));
-            assert_eq!(stored["metadata"]["uid"], answer["metadata"]["uid"]);
-        }
-        passed(&format!("{file} is taken"));
+}
+
+async fn taken(kube: &Kube, file: &str) {
+    if file == "apply.yaml" {
+        assert!(!may(kube, "patch", "apps", "deployments", "scale").await, "not by itself");
     }
-    what_was_written_fits_together(kube).await;
-    passed("the objects name each other rightly");
-    what_is_wrong_is_refused(kube).await;
-    passed("what is wrong is refused");
-    the_scaler_may_what_it_needs(kube).await;
-    passed("the scaler may what it needs, and no more");
+    for document in read(file) {
+        let (status, answer) = apply(kube, &document, &document.text).await;
+        assert!(matches!(status, 200 | 201), "{file}: {}: {answer}", document.kind);
+        let Document { api_version, kind, namespace, name, .. } = &document;
+        let stored = kube.get(api_version, kind, namespace, name).await;
+        let stored = stored.unwrap_or_else(|| panic!("{file}: {kind} {name} is not there"));
+        assert_eq!(stored["metadata"]["uid"], answer["metadata"]["uid"]);
+    }
 }
 
 fn directory() -> PathBuf {

@@ -6,100 +6,32 @@
 
 use cairn_mesh_tests::api::ApiServer;
 use cairn_mesh_tests::control::eventually;
-use cairn_mesh_tests::namespace::{self, Role};
+use cairn_mesh_tests::harness::{Need, Place, Target, run};
 use cairn_mesh_tests::objects;
-use cairn_mesh_tests::part::tail;
-use cairn_mesh_tests::program::{self, Program};
+use cairn_mesh_tests::program::Program;
+use cairn_mesh_tests::steps::Steps;
 use cairn_test_support::member::{Member, Work};
 use cairn_test_support::process::Cairn;
 use cairn_test_support::scaler::Scaler;
 use serde_json::{Value, json};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicUsize, Ordering};
-
-const PROGRAM: &str = "CAIRN_SCALER_PROGRAM_DIR";
-const BINARY: &str = "CAIRN_BINARY";
-const LOGS: &str = "CAIRN_SCALER_LOGS";
-const DIR: &str = "CAIRN_SCALER_DIR";
-
-const COUNT: usize = 9;
-static PASSED: AtomicUsize = AtomicUsize::new(0);
 
 const NAMESPACE: &str = "pool";
 const NAME: &str = "waypoint";
 const PORT: u16 = 15020;
 const LEASE: &str = "cairn-scaler-waypoint-pool";
 
+const TARGET: Target =
+    Target { name: "scaler", steps: 9, tmp: env!("CARGO_TARGET_TMPDIR"), needs: &[Need::Cairn] };
+
 fn main() -> ExitCode {
-    match Role::current() {
-        Role::Outside => outside(),
-        Role::Lab => lab(),
-        Role::Pod => ExitCode::FAILURE,
-    }
+    run(TARGET, all)
 }
 
-fn outside() -> ExitCode {
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
-    if let Some(reason) = namespace::unavailable() {
-        return skip(&reason);
-    }
-    let program = match program::build(target, |line| println!("{line}")) {
-        Ok(program) => program,
-        Err(reason) => return skip(&reason),
-    };
-    let binary = cairn_test_support::process::binary();
-    let logs = Path::new(env!("CARGO_TARGET_TMPDIR")).join("logs-scaler");
-    let _ = std::fs::remove_dir_all(&logs);
-    std::fs::create_dir_all(&logs).unwrap();
-    let dir = tempfile::tempdir().unwrap();
-    namespace::run_lab(&[
-        (PROGRAM, &program.dir),
-        (BINARY, &binary),
-        (LOGS, &logs),
-        (DIR, dir.path()),
-    ])
-}
-
-/// What a developer's machine lacks is no failure; CI must not skip unseen.
-fn skip(reason: &str) -> ExitCode {
-    if std::env::var("CI").is_ok_and(|value| value == "true") {
-        println!("0 passed, {COUNT} failed: {reason}");
-        return ExitCode::FAILURE;
-    }
-    println!("{COUNT} skipped: {reason}");
-    ExitCode::SUCCESS
-}
-
-fn lab() -> ExitCode {
-    namespace::end_with_parent();
-    namespace::prepare();
-    let given = |name: &str| PathBuf::from(std::env::var_os(name).unwrap());
-    let (logs, dir) = (given(LOGS), given(DIR));
-    let program = Program { dir: given(PROGRAM) };
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let verdict = catch_unwind(AssertUnwindSafe(|| {
-        runtime.block_on(async { World::start(&program, &dir, &logs).await.run().await });
-    }));
-    let passed = PASSED.load(Ordering::SeqCst);
-    if verdict.is_ok() {
-        assert_eq!(passed, COUNT, "COUNT is the number of steps");
-        println!("{passed} passed, 0 failed");
-        return ExitCode::SUCCESS;
-    }
-    for part in ["etcd", "kube-apiserver"] {
-        println!("\n-- the end of {part}.log\n{}", tail(&logs.join(format!("{part}.log")), 15));
-    }
-    println!("\nlogs are in {}", logs.display());
-    println!("{passed} passed, 1 failed, {} skipped", COUNT - passed - 1);
-    ExitCode::FAILURE
-}
-
-fn passed(step: &str) {
-    let number = PASSED.fetch_add(1, Ordering::SeqCst) + 1;
-    println!("[{number}/{COUNT}] {step}");
+async fn all(place: Place, steps: Steps) -> Steps {
+    let Place { program, dir, logs } = &place;
+    World::start(program, dir, logs).await.run(steps).await
 }
 
 struct World {
@@ -235,25 +167,20 @@ impl World {
         holder.unwrap_or_default()
     }
 
-    async fn run(mut self) {
-        self.finds_endpoints().await;
-        passed("the endpoints of a Service are found and followed");
-        self.dry_run().await;
-        passed("--dry-run prints and changes nothing");
-        self.applies().await;
-        passed("--apply scales a Deployment up and down");
-        self.restarts().await;
-        passed("a restart does not scale in");
-        self.off().await;
-        passed("a target that is set to 0 stays there");
-        let second = self.two_scalers().await;
-        passed("of two scalers the holder of the Lease acts; when it is killed, the other does");
-        let second = self.outage(second).await;
-        passed("without an API server it decides and does not act");
-        self.handover(second).await;
-        passed("who ends gives the Lease up");
-        self.rights().await;
-        passed("a right that is missing is named");
+    async fn run(mut self, mut steps: Steps) -> Steps {
+        let step = self.finds_endpoints();
+        steps.run("the endpoints of a Service are found and followed", step).await;
+        steps.run("--dry-run prints and changes nothing", self.dry_run()).await;
+        steps.run("--apply scales a Deployment up and down", self.applies()).await;
+        steps.run("a restart does not scale in", self.restarts()).await;
+        steps.run("a target that is set to 0 stays there", self.off()).await;
+        let name = "of two scalers the holder of the Lease acts; when it is killed, the other does";
+        let second = steps.run(name, self.two_scalers()).await;
+        let name = "without an API server it decides and does not act";
+        let second = steps.run(name, self.outage(second)).await;
+        steps.run("who ends gives the Lease up", self.handover(second)).await;
+        steps.run("a right that is missing is named", self.rights()).await;
+        steps
     }
 
     async fn finds_endpoints(&self) {

@@ -5,7 +5,7 @@ use crate::world::{POD, World};
 use cairn_mesh_tests::control::{ControlPlane, eventually};
 use cairn_mesh_tests::load::Load;
 use cairn_mesh_tests::objects;
-use cairn_mesh_tests::waypoint::{secret, token_holder};
+use cairn_mesh_tests::waypoint::token_holder;
 use serde_json::json;
 use std::path::Path;
 
@@ -78,7 +78,7 @@ pub async fn token(world: &mut World, binary: &Path) {
     let plane = &world.lab.plane;
     let second = token_holder(plane, "shop", "second-token").await;
     world.waypoint.rotate_token(plane, &second).await;
-    plane.kube.delete(&secret("shop", &world.placed.bound.name)).await;
+    plane.kube.delete(&objects::secret("shop", &world.placed.bound.name)).await;
     world.lab.plane.kill_istiod().await;
     world.lab.plane.start_istiod().await;
     eventually("Cairn connects again", async || connected(&world.lab.plane).await).await;

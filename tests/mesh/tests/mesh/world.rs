@@ -2,16 +2,15 @@
 //!
 //! `shop` has the waypoint, which `bank` uses, too.
 
-use crate::steps::Steps;
 use crate::{operators, outage, routing, security, telemetry};
 use cairn_mesh_tests::ads;
+use cairn_mesh_tests::harness::Place;
 use cairn_mesh_tests::hbone::Client;
 use cairn_mesh_tests::identity::PodIdentity;
 use cairn_mesh_tests::lab::{Lab, Service, Talk};
 use cairn_mesh_tests::objects;
-use cairn_mesh_tests::program::Program;
+use cairn_mesh_tests::steps::Steps;
 use cairn_mesh_tests::waypoint::{Placed, Waypoint};
-use std::path::Path;
 
 /// The waypoint's pod.
 pub const POD: &str = "waypoint-6d5f8c9b7-x2x4z";
@@ -54,7 +53,9 @@ fn service(
 }
 
 /// All steps.
-pub async fn run(program: &Program, binary: &Path, dir: &Path, logs: &Path, mut steps: Steps) {
+pub async fn run(place: Place, mut steps: Steps) -> Steps {
+    let binary = &place.binary();
+    let Place { program, dir, logs } = &place;
     let mut lab =
         steps.run("etcd, kube-apiserver and istiod", Lab::start(program, dir, logs)).await;
     let (client, other, teller) = steps
@@ -98,6 +99,7 @@ pub async fn run(program: &Program, binary: &Path, dir: &Path, logs: &Path, mut 
     steps.run("token rotated, container restarted", outage::token(world, binary)).await;
     steps.run("istioctl reads our pages", operators::istioctl(world)).await;
     steps.run("no NACK, and an orderly end", operators::end(world)).await;
+    steps
 }
 
 async fn namespaces(lab: &Lab) {
