@@ -3,18 +3,13 @@
 use crate::instance::MeshInstance;
 use cairn_hbone::{OriginatorCounters, TerminatorCounters};
 use cairn_telemetry::Writer;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
 use std::time::UNIX_EPOCH;
 
 /// Adds the instance's counters to every scrape for as long as the instance lives.
 pub(crate) fn register(instance: &Arc<MeshInstance>) {
-    let weak: Weak<MeshInstance> = Arc::downgrade(instance);
-    instance.telemetry().register(Box::new(move |writer| {
-        if let Some(instance) = weak.upgrade() {
-            write(&instance, writer);
-        }
-    }));
+    instance.telemetry().register_of(instance, write);
 }
 
 fn write(instance: &MeshInstance, writer: &mut Writer) {

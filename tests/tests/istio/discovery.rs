@@ -218,6 +218,29 @@ fn what_is_removed_is_gone_and_what_comes_again_serves() {
     });
 }
 
+/// Clusters go before the routes that lead there: istiod sends them in that order. No request meets a route to nowhere.
+#[test]
+fn clusters_that_go_wait_for_their_routes() {
+    drive(async {
+        let mut mesh = Mesh::with(&["app", "next"]).await;
+        let (_pod, waypoint) = mesh.waypoint().await;
+        let client = mesh.client(&waypoint).await;
+        let load = Load::start(&mesh, &waypoint, &["app"]).await;
+        load.more(20).await;
+        let taken = mesh.istiod.record().acks(Kind::Cluster);
+        mesh.istiod.push(Kind::Cluster, Vec::new(), &[&shapes::name("app")]);
+        mesh.istiod.seen("the removal is taken", |record| record.acks(Kind::Cluster) > taken).await;
+        // Longer than a snapshot waits for silence.
+        load.more(5).await;
+        mesh.edit("app", |manager| shapes::route(manager).action = Some(shapes::to("next")));
+        eventually_async("the routes are followed", async || {
+            mesh.get(&client, "app", "/").await.backend() == "next"
+        })
+        .await;
+        load.stop().await;
+    });
+}
+
 /// Routes that lead to a new cluster wait for its endpoints: no request meets a cluster without any.
 #[test]
 fn new_clusters_wait_for_their_endpoints() {

@@ -3,13 +3,13 @@
 
 use super::asked::Asked;
 use cairn_router::spec::Resources;
-use cairn_xds::feed::{Consumer, Rejected, Update, Wanted};
+use cairn_xds::feed::{Consumer, Kind, Rejected, Update, Wanted};
 use cairn_xds::translate::{Counters, Facts, Translator, Unsupported};
 use parking_lot::Mutex;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use tokio::sync::Notify;
 
 /// The translation and what is to be done about it. Clones share it.
@@ -25,6 +25,8 @@ struct Shared {
     revision: AtomicU64,
     /// Told after each change.
     changed: Notify,
+    /// Clusters went, and the listeners that no longer lead there have not come.
+    torn: AtomicBool,
 }
 
 /// What the translation comes to at one moment.
@@ -46,8 +48,13 @@ impl Feeder {
     pub fn new(translator: Translator, network: &str) -> Self {
         let asked = Asked::new(network);
         let translator = Mutex::new(translator);
-        let shared =
-            Shared { translator, asked, revision: AtomicU64::new(0), changed: Notify::new() };
+        let shared = Shared {
+            translator,
+            asked,
+            revision: AtomicU64::new(0),
+            changed: Notify::new(),
+            torn: AtomicBool::new(false),
+        };
         Feeder { shared: Arc::new(shared) }
     }
 
@@ -59,6 +66,16 @@ impl Feeder {
     /// Endpoint lists that are wanted and have not come.
     pub fn awaited_endpoints(&self) -> BTreeSet<String> {
         self.shared.translator.lock().awaited_endpoints()
+    }
+
+    /// Clusters went, and the listeners that no longer lead there are on their way: istiod sends them right after.
+    pub fn is_torn(&self) -> bool {
+        self.shared.torn.load(Ordering::SeqCst)
+    }
+
+    /// They do not come: clusters went to which no listener led, or istiod is late.
+    pub fn give_up_torn(&self) {
+        self.shared.torn.store(false, Ordering::SeqCst);
     }
 
     /// Forgets all that came.
@@ -97,6 +114,13 @@ impl Feeder {
 
 impl Consumer for Feeder {
     fn apply(&mut self, update: Update) -> Result<(), Rejected> {
+        match update.kind {
+            Kind::Cluster if !update.removed.is_empty() => {
+                self.shared.torn.store(true, Ordering::SeqCst);
+            }
+            Kind::Listener => self.shared.torn.store(false, Ordering::SeqCst),
+            _ => {}
+        }
         let mut translator = self.shared.translator.lock();
         let applied = translator.apply(update);
         // What decoded of a refused update holds, too.

@@ -28,6 +28,9 @@ const LONGEST_WAIT: Duration = Duration::from_millis(50);
 /// and the push that brought them does not bring endpoints along. Envoy: such a cluster is warming, and routes to it
 /// answer 503.
 const LONGEST_WARMING: Duration = Duration::from_secs(2);
+/// A snapshot waits so long for the listeners that belong to clusters that went: routes still lead to those clusters, and
+/// would answer 503. Istio sends CDS before LDS.
+const LONGEST_TORN: Duration = Duration::from_secs(1);
 /// Findings that are logged for one snapshot; all are on the admin page.
 const MAX_LOGGED: usize = 20;
 /// Findings that are remembered, so that each is logged once.
@@ -91,6 +94,13 @@ impl Publisher {
             self.feeder.changed().await;
             let first = tokio::time::Instant::now();
             self.settled(first + LONGEST_WAIT).await;
+            let torn = first + LONGEST_TORN;
+            while self.feeder.is_torn() && tokio::time::Instant::now() < torn {
+                tokio::select! {
+                    () = self.feeder.changed() => {}
+                    () = sleep_until(torn) => self.feeder.give_up_torn(),
+                }
+            }
             let warm = first + LONGEST_WARMING;
             while self.is_warming() && tokio::time::Instant::now() < warm {
                 self.guarded(Publisher::publish_ahead);

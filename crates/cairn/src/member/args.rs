@@ -41,6 +41,12 @@ pub struct MemberArgs {
     /// What this member can do, such as in-flight=800,connections=8000,cpu=2
     #[arg(long, value_name = "LIST", value_parser = load)]
     pub capacity: Option<LoadSettings>,
+    /// Requests in flight at once; beyond it tenants wait for their share [default: four times what --capacity has]
+    #[arg(long, value_name = "N")]
+    pub max_in_flight: Option<u32>,
+    /// How old connections inside of tunnels become, more or less a fifth, before clients are told to open others
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = duration)]
+    pub max_connection_age: Duration,
     /// Part of the memory limit above which new tunnels are refused, in percent
     #[arg(long, value_name = "PERCENT", default_value_t = 85)]
     pub memory_percent: u64,

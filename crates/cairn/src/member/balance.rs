@@ -157,7 +157,7 @@ impl Balance {
         for mesh in meshes {
             let part = (count as u64 * tunnels(mesh)).div_ceil(sum.max(1));
             let part = usize::try_from(part).unwrap_or(usize::MAX).min(count - given);
-            given += part; // TODO shed
+            given += mesh.shed(part);
         }
         given
     }

@@ -22,7 +22,9 @@ use cairn_identity::istiod::{Istiod, Overrides, Roots};
 use cairn_identity::{Identity, SpiffeId};
 use cairn_pool::config::{Cluster, ISTIOD_NAME, Pool};
 use cairn_proto::envoy::envoy::config::core::v3 as core;
-use cairn_proxy::{InstanceConfig, Limits, MeshInstance, NodeInfo, Running, Workers};
+use cairn_proxy::{
+    DrainPlan, InstanceConfig, Limits, MeshInstance, NodeInfo, Overload, Running, Workers,
+};
 use cairn_router::spec::Resources;
 use cairn_telemetry::Telemetry;
 use cairn_xds::ads::{AdsConfig, AdsStatus};
@@ -81,8 +83,21 @@ pub struct House {
     pub quit: Arc<Notify>,
     /// Endpoints may be on loopback (`CAIRN_LOOPBACK_ENDPOINTS=on`), where the administration pages are.
     pub loopback_endpoints: bool,
-    /// New tunnels are refused: memory runs short.
-    pub refuse: watch::Receiver<bool>,
+    /// Shares of tenants when there is not room for all.
+    pub overload: Arc<Overload>,
+    /// How old connections inside of tunnels become.
+    pub max_connection_age: Duration,
+    /// Memory runs short.
+    pub memory: watch::Receiver<Scarce>,
+}
+
+/// What is done because memory runs short.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Scarce {
+    /// New tunnels are refused.
+    pub refuse: bool,
+    /// Connections that carry nothing end.
+    pub end: bool,
 }
 
 /// A membership.
@@ -322,10 +337,14 @@ impl Course {
         let config = InstanceConfig {
             name: self.cluster.name.clone(),
             listen: self.cluster.listen,
-            limits: Limits::default(),
+            limits: Limits {
+                max_connection_age: Some(self.house.max_connection_age),
+                ..Limits::of_pool()
+            },
         };
         let telemetry = Arc::clone(&self.house.telemetry);
         let instance = MeshInstance::new(config, identity.clone(), telemetry);
+        instance.set_overload(Arc::clone(&self.house.overload));
         let [_, zone, _] = node::place(&self.cluster, &self.house.who).unwrap_or_default();
         instance.set_node(NodeInfo {
             id: node.id.clone(),
@@ -333,13 +352,15 @@ impl Course {
             zone,
             address: Some(self.address()),
         });
-        let mut refuse = self.house.refuse.clone();
-        instance.refuse_tunnels(*refuse.borrow_and_update());
+        let mut memory = self.house.memory.clone();
+        memory.mark_changed();
         let weak = Arc::downgrade(&instance);
         tokio::spawn(async move {
-            while refuse.changed().await.is_ok() {
+            while memory.changed().await.is_ok() {
                 let Some(instance) = weak.upgrade() else { return };
-                instance.refuse_tunnels(*refuse.borrow_and_update());
+                let Scarce { refuse, end } = *memory.borrow_and_update();
+                instance.refuse_tunnels(refuse);
+                instance.end_keep_alive(end);
             }
         });
         instance
@@ -551,8 +572,7 @@ impl Course {
         }
         self.status.enter(Phase::Finishing);
         let left = limit.saturating_sub(began.elapsed());
-        let _spread = spread;
-        let cut = serving.running.drain(left).await.cut;
+        let cut = serving.running.drain_by(DrainPlan { spread, limit: left }).await.cut;
         self.status.cut(cut);
         tracing::info!(cluster = self.cluster.name, cut, took = ?began.elapsed(), "drained");
         serving.control.shutdown().await;

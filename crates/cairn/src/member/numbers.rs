@@ -2,6 +2,7 @@
 
 use super::process::Roster;
 use super::state::{Phase, Registered};
+use cairn_proxy::OverloadReading;
 use cairn_telemetry::Writer;
 
 /// Writes them.
@@ -38,5 +39,22 @@ pub fn write(roster: &Roster, writer: &mut Writer) {
             let help = "Since the cluster's istiod was heard last.";
             writer.gauge("cairn_pool_config_age_seconds", help, &labels, age);
         }
+    }
+}
+
+/// What is under way of all clusters, and what waits.
+pub fn write_overload(reading: OverloadReading, writer: &mut Writer) {
+    let OverloadReading { capacity, in_flight, waiting, active_tenants } = reading;
+    for (name, help, value) in [
+        ("cairn_overload_capacity", "Requests in flight that are let in.", capacity),
+        (
+            "cairn_overload_in_flight",
+            "Requests in flight, and a tenth for each opaque connection.",
+            in_flight,
+        ),
+        ("cairn_overload_waiting", "Requests that wait for their tenant's share.", waiting as f64),
+        ("cairn_overload_active_tenants", "Tenants that have a share.", active_tenants as f64),
+    ] {
+        writer.gauge(name, help, &[], value);
     }
 }

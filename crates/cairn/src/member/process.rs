@@ -2,7 +2,7 @@
 
 use super::args::MemberArgs;
 use super::balance;
-use super::cluster::{Ending, House, Membership, Parts};
+use super::cluster::{Ending, House, Membership, Parts, Scarce};
 use super::numbers;
 use super::pages::Pages;
 use super::settings::{Source, Who};
@@ -21,7 +21,7 @@ use crate::waypoint::{MemoryGuard, Used, memory_limit, of_process};
 use cairn_identity::istiod::Overrides;
 use cairn_pool::PoolConfig;
 use cairn_pool::config::Cluster;
-use cairn_proxy::{Placement, Workers};
+use cairn_proxy::{Overload, OverloadConfig, Placement, Workers};
 use cairn_telemetry::Telemetry;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -39,6 +39,10 @@ use tokio::task::JoinSet;
 pub const A_CLUSTER: &str = "a cluster";
 /// How often readiness is brought up to date.
 const LOOK: Duration = Duration::from_millis(100);
+/// Requests in flight that are let in, by those that a member is good for: the scaler acts long before.
+const ROOM: f64 = 4.0;
+/// So many percent of the memory limit above the first step, connections that carry nothing end.
+const NEXT_STEP: u64 = 5;
 /// How often memory is looked at.
 const MEMORY: Duration = Duration::from_millis(250);
 
@@ -110,7 +114,12 @@ async fn serve(args: &MemberArgs, logging: Logging) -> Result<ExitCode, Failure>
     let readiness = Arc::new(Readiness::waiting_for([A_CLUSTER.to_owned()]));
     let roster = Arc::<Roster>::default();
     let quit = Arc::new(Notify::new());
-    let (refuse, refused) = watch::channel(false);
+    let (scarce, memory) = watch::channel(Scarce::default());
+    let capacity = args.capacity.clone().unwrap_or_default();
+    let capacity =
+        load::capacities(&capacity, &Cpu::find(Path::new("/")), threads, memory_limit(None));
+    let most = args.max_in_flight.unwrap_or((capacity.in_flight * ROOM).max(1.0) as u32);
+    let overload = Overload::new(OverloadConfig::new(most));
     let house = House {
         pool: config.pool.clone(),
         who: who.clone(),
@@ -123,7 +132,9 @@ async fn serve(args: &MemberArgs, logging: Logging) -> Result<ExitCode, Failure>
         readiness: Arc::clone(&readiness),
         quit: Arc::clone(&quit),
         loopback_endpoints: var("CAIRN_LOOPBACK_ENDPOINTS").as_deref() == Some("on"),
-        refuse: refused,
+        overload: Arc::clone(&overload),
+        max_connection_age: args.max_connection_age,
+        memory,
     };
     let reporter = reporter(args, &house, &roster);
     tokio::spawn(Arc::clone(&reporter).run());
@@ -141,11 +152,12 @@ async fn serve(args: &MemberArgs, logging: Logging) -> Result<ExitCode, Failure>
         logging,
     });
     open_pages(&pages, &ports, &who).await?;
-    let memory = watch_memory(args.memory_percent, refuse);
+    let memory = watch_memory(args.memory_percent, scarce);
     let (shown, listed) = (Arc::clone(&readiness), Arc::clone(&roster));
     telemetry.register(Box::new(move |writer| {
         of_process(writer, shown.check().is_ok(), &memory, memory_limit(None));
         numbers::write(&listed, writer);
+        numbers::write_overload(overload.reading(), writer);
     }));
     if let (Some(scaler), Some(file)) = (&config.pool.scaler, &config.pool.token_file) {
         let balance = balance::Balance {
@@ -257,10 +269,11 @@ async fn open_pages(pages: &Arc<Pages>, ports: &Ports, who: &Who) -> Result<(), 
     Ok(())
 }
 
-/// Refuses new tunnels of all clusters while memory runs short.
-fn watch_memory(percent: u64, refuse: watch::Sender<bool>) -> Used {
+/// Refuses new tunnels of all clusters while memory runs short, and gives memory back when it runs out.
+fn watch_memory(percent: u64, scarce: watch::Sender<Scarce>) -> Used {
     let used = Used::default();
-    let mut guard = memory_limit(None).and_then(|limit| MemoryGuard::new(limit, percent));
+    let guard = |percent| memory_limit(None).and_then(|limit| MemoryGuard::new(limit, percent));
+    let (mut refuse, mut end) = (guard(percent), guard(percent.saturating_add(NEXT_STEP)));
     let looks = used.clone();
     tokio::spawn(async move {
         let mut look = tokio::time::interval(MEMORY);
@@ -268,17 +281,14 @@ fn watch_memory(percent: u64, refuse: watch::Sender<bool>) -> Used {
         loop {
             look.tick().await;
             let Some(bytes) = looks.look() else { continue };
-            let Some(guard) = &mut guard else { continue };
-            if let Some(refused) = guard.decide(bytes) {
-                let (limit, threshold) = (guard.limit(), guard.threshold());
-                tracing::warn!(
-                    bytes,
-                    limit,
-                    threshold,
-                    refused,
-                    "new tunnels and the memory limit"
-                );
-                refuse.send_replace(refused);
+            let decide = |guard: &mut Option<MemoryGuard>| guard.as_mut()?.decide(bytes);
+            let (refuse, end) = (decide(&mut refuse), decide(&mut end));
+            if refuse.is_some() || end.is_some() {
+                scarce.send_modify(|scarce| {
+                    scarce.refuse = refuse.unwrap_or(scarce.refuse);
+                    scarce.end = end.unwrap_or(scarce.end);
+                });
+                tracing::warn!(bytes, scarce = ?*scarce.borrow(), "memory and its limit");
             }
         }
     });
