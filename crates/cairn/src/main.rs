@@ -19,6 +19,7 @@ mod failure;
 mod fleet;
 mod load;
 mod logging;
+mod members;
 mod pool;
 mod ready;
 mod scaler;
