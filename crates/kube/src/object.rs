@@ -105,7 +105,8 @@ impl Client {
         let request = || kind.request("get", namespace, name);
         let api = self.objects(kind, namespace);
         let found = answer(request, api.get_opt(name)).await?;
-        found.map(|found| json(&found, request)).transpose()
+        let json = found.map(serde_json::to_value).transpose();
+        json.map_err(|error| unreadable(request(), &error))
     }
 
     /// All objects of a selection.
@@ -125,7 +126,8 @@ impl Client {
                     api_version: kind.resource().api_version,
                     kind: kind.kind.to_owned(),
                 });
-                all.push(json(&object, request)?);
+                let json = serde_json::to_value(object);
+                all.push(json.map_err(|error| unreadable(request(), &error))?);
             }
             if all.len() > MAX_LISTED {
                 let reason = format!("more than {MAX_LISTED} objects");
@@ -153,7 +155,8 @@ impl Client {
         let request = || kind.request("patch", namespace, name);
         let params = params(manager, force);
         let api = self.objects(kind, namespace);
-        json(&answer(request, api.patch(name, &params, &Patch::Apply(object))).await?, request)
+        let applied = answer(request, api.patch(name, &params, &Patch::Apply(object))).await?;
+        serde_json::to_value(applied).map_err(|error| unreadable(request(), &error))
     }
 
     /// Server-side apply of the status alone.
@@ -266,9 +269,8 @@ fn place(object: &Value) -> (&str, &str) {
     (text("namespace"), text("name"))
 }
 
-fn json(object: &DynamicObject, request: impl Fn() -> Request) -> Result<Value, Error> {
-    serde_json::to_value(object)
-        .map_err(|error| Error { request: request(), cause: Cause::Unreadable(error.to_string()) })
+fn unreadable(request: Request, error: &serde_json::Error) -> Error {
+    Error { request, cause: Cause::Unreadable(error.to_string()) }
 }
 
 /// When that is, in seconds from now; less than 0: it was. `None`: no time as RFC 3339 has it.
