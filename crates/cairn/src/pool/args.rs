@@ -128,16 +128,16 @@ pub struct InstallArgs {
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Only this cluster of it; may be repeated
-    #[arg(long = "cluster", value_name = "NAME", requires = "config")]
+    #[arg(long = "cluster", value_name = "NAME", requires = "config", conflicts_with = "port")]
     pub clusters: Vec<String>,
     /// Apply the objects instead of printing them, by each cluster's kubeconfig
-    #[arg(long, requires = "config")]
+    #[arg(long, requires = "config", conflicts_with = "port")]
     pub apply: bool,
     /// Take over objects of these names that are not the pool's
     #[arg(long, requires = "apply")]
     pub adopt: bool,
     /// Print the registrar's rights instead, for the clusters and for that of the members
-    #[arg(long, requires = "config", conflicts_with = "apply")]
+    #[arg(long, requires = "config", conflicts_with_all = ["apply", "port"])]
     pub rbac: bool,
     /// Namespace of the members in their cluster, with --rbac [default: the pool's name]
     #[arg(long, value_name = "NAME", requires = "rbac")]
@@ -165,7 +165,7 @@ pub struct LintArgs {
     #[arg(long, value_name = "FILE", requires = "in_config")]
     pub config: Option<PathBuf>,
     /// The cluster of it
-    #[arg(long = "cluster", value_name = "NAME", requires = "config")]
+    #[arg(long = "cluster", value_name = "NAME", requires = "config", conflicts_with = "port")]
     pub in_config: Option<String>,
     /// How the pool is called there.
     #[command(flatten)]
@@ -219,4 +219,45 @@ pub struct StatusArgs {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::cli::Cli;
+    use clap::Parser;
+
+    #[test]
+    fn a_cluster_is_described_by_a_file_or_by_flags() {
+        for (line, good) in [
+            ("install --port 21001", true),
+            ("install", false),
+            ("install --config p.yaml", true),
+            ("install --config p.yaml --cluster a --cluster b --apply --adopt", true),
+            ("install --config p.yaml --port 21001", false),
+            ("install --config p.yaml --name other", false),
+            ("install --config p.yaml --adopt", false),
+            ("install --config p.yaml --rbac --members-namespace m", true),
+            ("install --config p.yaml --rbac --apply", false),
+            ("install --port 21001 --apply", false),
+            ("install --port 21001 --rbac", false),
+            ("install --port 21001 --cluster a", false),
+            ("lint --port 21001 --cluster a -", false),
+            ("uninstall --config p.yaml --yes", true),
+            ("uninstall --cluster a", false),
+            ("lint --port 21001 -", true),
+            ("lint --port 21001", false),
+            ("lint --config p.yaml --cluster a", true),
+            ("lint --config p.yaml", false),
+            ("lint --config p.yaml --cluster a file", false),
+            ("status --config p.yaml --members 10.8.0.1,10.8.0.2", true),
+            ("status --config p.yaml", false),
+            ("status --config p.yaml --members one", false),
+            ("registrar --config p.yaml --service s --namespace n", true),
+            ("registrar --config p.yaml --service s --members 10.8.0.1", false),
+            ("registrar --config p.yaml --service s --interval 1ms", false),
+        ] {
+            let words = ["cairn", "pool"].into_iter().chain(line.split(' '));
+            assert_eq!(Cli::try_parse_from(words).is_ok(), good, "{line}");
+        }
+    }
 }

@@ -114,3 +114,68 @@ pub async fn pool_client(args: &MembersArgs) -> Result<(Client, String), Failure
     let namespace = args.namespace.clone().unwrap_or_else(|| client.namespace().to_owned());
     Ok((client, namespace))
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    /// Answers every connection with this; nothing for `None`, and goes on listening.
+    async fn page(answer: Option<&'static str>) -> u16 {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::spawn(async move {
+            let mut held = Vec::new();
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let Some(answer) = answer else {
+                    held.push(stream);
+                    continue;
+                };
+                let _head = stream.read(&mut [0; 4096]).await;
+                let _gone = stream.write_all(answer.as_bytes()).await;
+            }
+        });
+        port
+    }
+
+    const READY: &str = "HTTP/1.1 200 OK\r\nContent-Length: 6\r\nConnection: close\r\n\r\nready\n";
+    const DRAINS: &str =
+        "HTTP/1.1 503 x\r\nContent-Length: 9\r\nConnection: close\r\n\r\ndraining\n";
+    const WAITS: &str =
+        "HTTP/1.1 503 x\r\nContent-Length: 16\r\nConnection: close\r\n\r\nwaiting for you\n";
+    const LOAD: &str = "HTTP/1.1 200 OK\r\nContent-Length: 62\r\nConnection: close\r\n\r\n\
+                        {\"version\":1,\"instance\":\"i\",\"uptime_seconds\":7,\"in_flight\":4}\n";
+
+    #[tokio::test]
+    async fn silence_is_a_failure_and_a_refusal_is_none() {
+        let refused = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+        let mut pages = Vec::new();
+        for answer in [Some(READY), Some(DRAINS), Some(WAITS), Some(LOAD), None] {
+            pages.push(page(answer).await);
+        }
+        let [ready, drains, waits, load, hangs] = pages[..] else { unreachable!() };
+        // Readiness, load; whether it answers, is ready, drains, and its uptime.
+        for (health_port, load_port, wanted) in [
+            (ready, load, Some((true, false, Some(7.0)))),
+            (drains, load, Some((false, true, Some(7.0)))),
+            (waits, load, Some((false, false, Some(7.0)))),
+            (ready, refused, Some((true, false, None))),
+            (waits, waits, Some((false, false, None))),
+            (hangs, load, Some((false, false, Some(7.0)))),
+            (refused, refused, None),
+            (hangs, hangs, None),
+            (hangs, refused, None),
+        ] {
+            let poller = Poller::new(Duration::from_millis(300));
+            let prober = Prober { poller, load_port, health_port };
+            let got = match prober.probe(IpAddr::from([127, 0, 0, 1])).await {
+                Probe::Answers(answer) => Some((answer.ready, answer.draining, answer.uptime)),
+                Probe::Fails => None,
+            };
+            assert_eq!(got, wanted, "{health_port} {load_port} of {pages:?}");
+        }
+    }
+}

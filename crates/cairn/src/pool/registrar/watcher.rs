@@ -262,3 +262,43 @@ fn fact(pod: &Value, notices: &[Value]) -> Option<(String, PodFact)> {
     };
     Some((name.to_owned(), fact))
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn what_a_pods_object_says() {
+        let pod = |metadata: Value, phase: &str| {
+            let mut pod = json!({
+                "metadata": { "name": "m", "uid": "u" },
+                "status": { "podIP": "10.8.0.1", "phase": phase },
+            });
+            let fields = metadata.as_object().unwrap().clone();
+            pod["metadata"].as_object_mut().unwrap().extend(fields);
+            pod
+        };
+        let event =
+            |name: &str, uid: Value| json!({ "involvedObject": { "name": name, "uid": uid } });
+        for (pod, events, ends, notice) in [
+            (pod(json!({}), "Running"), vec![], false, false),
+            (pod(json!({ "deletionTimestamp": "t" }), "Running"), vec![], true, false),
+            (pod(json!({}), "Failed"), vec![], true, false),
+            (pod(json!({}), "Running"), vec![event("m", "u".into())], false, true),
+            (pod(json!({}), "Running"), vec![event("m", Value::Null)], false, true),
+            // The pod that had its name before, and another one.
+            (pod(json!({}), "Running"), vec![event("m", "old".into())], false, false),
+            (pod(json!({}), "Running"), vec![event("n", Value::Null)], false, false),
+        ] {
+            let (name, fact) = fact(&pod, &events).unwrap();
+            assert_eq!(
+                (name.as_str(), fact.ends, fact.notice),
+                ("m", ends, notice),
+                "{pod} {events:?}"
+            );
+            assert_eq!(fact.address, "10.8.0.1".parse().ok());
+        }
+    }
+}
