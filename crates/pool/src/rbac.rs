@@ -75,3 +75,40 @@ fn bound(namespace: &str, rules: Value) -> Vec<Value> {
         }),
     ]
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    const PAGE: &str = include_str!("../../../docs/pool.md");
+
+    /// A rule as the page has it.
+    fn line(rule: &Value) -> String {
+        let list = |name: &str| {
+            let words = rule[name].as_array().unwrap().iter().map(|word| match word.as_str() {
+                Some("") => "\"\"",
+                word => word.unwrap(),
+            });
+            format!("{name}: [{}]", words.collect::<Vec<_>>().join(", "))
+        };
+        let fields = ["apiGroups", "resources", "resourceNames", "verbs"];
+        let fields = fields.iter().filter(|name| rule[**name].is_array()).map(|name| list(name));
+        format!("- {{{}}}", fields.collect::<Vec<_>>().join(", "))
+    }
+
+    #[test]
+    fn the_page_has_these_rights_and_no_others() {
+        let config = crate::PoolConfig::of(json!({ "clusters": [{
+            "name": "a", "istiod": "i:15012", "root_file": "/r", "listen": "0.0.0.0:21001",
+        }] }))
+        .unwrap();
+        let all =
+            [user_cluster(&config.clusters[0], &config.pool), pool_cluster("m", &config.pool)];
+        let rules = all.iter().flatten().filter_map(|object| object["rules"].as_array());
+        let lines: Vec<String> = rules.flatten().map(line).collect();
+        let on_page: Vec<&str> =
+            PAGE.lines().filter(|line| line.starts_with("- {apiGroups:")).collect();
+        assert_eq!(on_page, lines);
+    }
+}

@@ -49,6 +49,7 @@ impl Prober {
             answer.ready |= ready.is_err() && report.ready;
             answer.instance = report.instance;
             answer.uptime = Some(report.uptime_seconds);
+            answer.in_flight = Some(report.in_flight);
             answer.load = Some(report.in_flight / report.capacity.size());
             answer.config_age = Some(report.config_age_seconds);
         }

@@ -124,11 +124,11 @@ impl Table<'_> {
 
     fn print(&self) {
         say!(
-            "{:<24} {:<16} {:<10} {:>8} {:>9}  {}",
+            "{:<24} {:<16} {:<10} {:>9} {:>9}  {}",
             "MEMBER",
             "ADDRESS",
             "STATE",
-            "LOAD",
+            "IN FLIGHT",
             "CONFIG",
             self.clusters.iter().map(|one| one.name.as_str()).collect::<Vec<_>>().join(" | ")
         );
@@ -142,11 +142,11 @@ impl Table<'_> {
             };
             let cells: Vec<String> = self.clusters.iter().zip(entries).map(cell).collect();
             say!(
-                "{:<24} {:<16} {:<10} {:>8} {:>9}  {}",
+                "{:<24} {:<16} {:<10} {:>9} {:>9}  {}",
                 member.name,
                 member.address,
                 state(answer),
-                number(answer.and_then(|answer| answer.load), ""),
+                number(answer.and_then(|answer| answer.in_flight), ""),
                 number(answer.and_then(|answer| answer.config_age), "s"),
                 cells.join(" | ")
             );
@@ -177,7 +177,7 @@ impl Table<'_> {
                     "name": member.name, "address": member.address, "state": state(answer),
                     "ready": answer.map(|answer| answer.ready),
                     "draining": answer.map(|answer| answer.draining),
-                    "in_flight_per_unit": answer.and_then(|answer| answer.load),
+                    "in_flight": answer.and_then(|answer| answer.in_flight),
                     "config_age_seconds": answer.and_then(|answer| answer.config_age),
                     "uptime_seconds": answer.and_then(|answer| answer.uptime),
                     "clusters": registered,

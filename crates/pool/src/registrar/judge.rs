@@ -35,7 +35,9 @@ pub struct Answer {
     pub instance: String,
     /// Seconds since its start, where its load is known.
     pub uptime: Option<f64>,
-    /// Requests in flight per unit of its size, where its load is known.
+    /// Requests in flight, where its load is known.
+    pub in_flight: Option<f64>,
+    /// The same per unit of its size.
     pub load: Option<f64>,
     /// Seconds since its configuration changed, where its load is known.
     pub config_age: Option<f64>,

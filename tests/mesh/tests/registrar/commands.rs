@@ -94,7 +94,7 @@ pub async fn status(world: &World) {
     assert_eq!(code, 3, "one does not answer: {text}");
     let table: Value = serde_json::from_str(&text).unwrap();
     assert_eq!(table["members"][0]["state"], "ready");
-    assert_eq!(table["members"][0]["in_flight_per_unit"], 40.0);
+    assert_eq!(table["members"][0]["in_flight"], 40.0);
     assert_eq!(table["members"][0]["config_age_seconds"], 5.0);
     assert_eq!(table["members"][0]["clusters"]["east"]["entry"], entry(1));
     assert!(table["members"][0]["clusters"]["east"]["age_seconds"].is_f64(), "{table}");
