@@ -30,6 +30,11 @@ impl Failure {
         self
     }
 
+    /// What was wrong.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
     /// Prints to standard error.
     pub fn report(&self) -> ExitCode {
         error_line(format_args!("cairn: {}", self.message));

@@ -21,6 +21,7 @@ mod istiod;
 mod load;
 mod logging;
 mod member;
+mod members;
 mod pool;
 mod ready;
 mod scaler;

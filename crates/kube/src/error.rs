@@ -5,13 +5,13 @@ use std::fmt;
 /// A request, as a rule of RBAC would name it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
-    /// `get`, `list`, `watch`, `create`, `update`, `patch`.
+    /// `get`, `list`, `watch`, `create`, `update`, `patch`, `delete`.
     pub verb: &'static str,
     /// API group; empty for the core group.
     pub group: String,
     /// Plural, with a subresource behind a slash: `deployments/scale`.
     pub resource: String,
-    /// Namespace.
+    /// Namespace; empty for all, or where the kind has none.
     pub namespace: String,
     /// Name of the object; empty for all.
     pub name: String,
@@ -52,7 +52,10 @@ impl fmt::Display for Request {
         if !name.is_empty() {
             write!(f, " {name}")?;
         }
-        write!(f, " in namespace {namespace}")
+        match namespace.as_str() {
+            "" => f.write_str(" of the cluster"),
+            namespace => write!(f, " in namespace {namespace}"),
+        }
     }
 }
 
@@ -61,6 +64,12 @@ impl fmt::Display for Error {
         let Request { verb, group, resource, namespace, .. } = &self.request;
         write!(f, "{}: ", self.request)?;
         match &self.cause {
+            Cause::Forbidden(message) if namespace.is_empty() => write!(
+                f,
+                "forbidden; the account needs `{verb}` on `{resource}` of the whole cluster: a ClusterRole with \
+                 apiGroups: [\"{group}\"], resources: [\"{resource}\"], verbs: [\"{verb}\"], and a ClusterRoleBinding \
+                 (the API server says: {message})"
+            ),
             Cause::Forbidden(message) => write!(
                 f,
                 "forbidden; the account needs `{verb}` on `{resource}` in namespace {namespace}: a Role with \
@@ -138,6 +147,9 @@ mod tests {
         };
         let error = Error { request, cause: Cause::Forbidden("no".to_owned()) };
         let text = error.to_string();
+        let everywhere = Request { namespace: String::new(), ..error.request.clone() };
+        let everywhere = Error { request: everywhere, ..error };
+        assert!(everywhere.to_string().contains("a ClusterRole with"), "{everywhere}");
         for words in [
             "patch deployments/scale waypoint in namespace pool",
             "needs `patch` on `deployments/scale` in namespace pool",

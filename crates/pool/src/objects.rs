@@ -7,17 +7,76 @@
 use crate::cluster::{
     AllowedNamespaces, GATEWAY_NAME, HBONE_PORT, MANAGED, MANAGED_BY, TUNNEL, UserCluster,
 };
+use crate::config::{Cluster, Pool};
 use serde_json::{Value, json};
+
+/// Who manages the fields that are applied to a cluster.
+pub const FIELD_MANAGER: &str = "cairn-pool";
+/// The label, with [`FIELD_MANAGER`] as its value, of each object of the pool.
+pub const OWNER: &str = "app.kubernetes.io/managed-by";
 
 /// All of them, in the order in which they are applied.
 pub fn all(cluster: &UserCluster) -> Vec<Value> {
-    vec![
+    let mut all = vec![
         namespace(cluster),
         service_account(cluster),
         gateway(cluster),
         service(cluster),
         workload_group(cluster),
-    ]
+    ];
+    all.iter_mut().for_each(own);
+    all
+}
+
+/// All that a cluster of `pool.yaml` needs: those of [`all`], and a Gateway and a Service for each shard.
+pub fn of(cluster: &Cluster, pool: &Pool) -> Vec<Value> {
+    let user = cluster.user_cluster(pool);
+    let mut all = all(&user);
+    for object in all.iter_mut().filter(|object| object["kind"] == "WorkloadGroup") {
+        object["metadata"]["name"] = cluster.workload_group(pool).into();
+    }
+    for shard in &cluster.shards {
+        let of_shard = shard_of(&user, shard);
+        let mut service = service(&of_shard);
+        service["spec"]["selector"] = json!({ shard_label(&user.name, shard): "true" });
+        all.extend([gateway(&of_shard), service].map(|mut object| {
+            own(&mut object);
+            object
+        }));
+    }
+    all
+}
+
+/// What is to be applied to the status of each Gateway of a cluster: see [`gateway_status`].
+pub fn statuses(cluster: &Cluster, pool: &Pool) -> Vec<Value> {
+    let user = cluster.user_cluster(pool);
+    let shards = cluster.shards.iter().map(|shard| gateway_status(&shard_of(&user, shard)));
+    std::iter::once(gateway_status(&user)).chain(shards).collect()
+}
+
+/// Whether the Gateway has no address yet, and so binds nobody.
+pub fn lacks_address(gateway: &Value) -> bool {
+    gateway["status"]["addresses"].as_array().is_none_or(Vec::is_empty)
+}
+
+/// Label of the members that serve this shard.
+pub fn shard_label(gateway: &str, shard: &str) -> String {
+    format!("{gateway}/{shard}")
+}
+
+/// Whether an object that is there is the pool's: it has our label, or some of its fields are ours.
+pub fn is_ours(object: &Value) -> bool {
+    let managers = object["metadata"]["managedFields"].as_array().into_iter().flatten();
+    object["metadata"]["labels"][OWNER] == FIELD_MANAGER
+        || managers.into_iter().any(|fields| fields["manager"] == FIELD_MANAGER)
+}
+
+fn own(object: &mut Value) {
+    object["metadata"]["labels"][OWNER] = FIELD_MANAGER.into();
+}
+
+fn shard_of(cluster: &UserCluster, shard: &str) -> UserCluster {
+    UserCluster { name: format!("{}-{shard}", cluster.name), ..cluster.clone() }
 }
 
 /// No pod of it belongs to the mesh: the pool's members run elsewhere.
@@ -126,6 +185,46 @@ pub fn gateway_status(cluster: &UserCluster) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn shards_have_a_gateway_and_a_service_each() {
+        let config = crate::PoolConfig::of(json!({ "clusters": [{
+            "name": "a", "istiod": "i:15012", "root_file": "/r", "listen": "0.0.0.0:21001",
+            "shards": ["s00", "s01"], "workload_group": "members",
+        }] }));
+        let Ok(config) = config else { unreachable!() };
+        let all = of(&config.clusters[0], &config.pool);
+        let names: Vec<(&str, &str)> = all
+            .iter()
+            .filter_map(|one| Some((one["kind"].as_str()?, one["metadata"]["name"].as_str()?)))
+            .collect();
+        assert_eq!(names[4], ("WorkloadGroup", "members"));
+        assert_eq!(
+            names[5..7],
+            [("Gateway", "waypoint-pool-s00"), ("Service", "waypoint-pool-s00")]
+        );
+        assert_eq!(all[8]["spec"]["selector"], json!({ "waypoint-pool/s01": "true" }));
+        assert_eq!(
+            all[7]["spec"]["addresses"][0]["value"],
+            "waypoint-pool-s01.waypoint-pool.svc.cluster.local"
+        );
+        assert!(all.iter().all(is_ours));
+        assert_eq!(statuses(&config.clusters[0], &config.pool).len(), 3);
+    }
+
+    #[test]
+    fn ours_is_what_has_our_label_or_our_fields() {
+        let cases = [
+            (json!({ "metadata": {} }), false),
+            (json!({ "metadata": { "labels": { OWNER: "Helm" } } }), false),
+            (json!({ "metadata": { "labels": { OWNER: "cairn-pool" } } }), true),
+            (json!({ "metadata": { "managedFields": [{ "manager": "kubectl" }] } }), false),
+            (json!({ "metadata": { "managedFields": [{ "manager": "cairn-pool" }] } }), true),
+        ];
+        for (object, ours) in cases {
+            assert_eq!(is_ours(&object), ours, "{object}");
+        }
+    }
 
     #[test]
     fn what_selects_and_what_is_selected_agree() {

@@ -1,10 +1,9 @@
 //! Poll, reckon, decide, again and again.
 
-use super::members::Source;
 use super::numbers::Numbers;
-use super::poll::Poller;
 use super::snapshot::{self, Snapshot};
 use super::target::Acting;
+use crate::members::{Poller, Source};
 use crate::ready::Readiness;
 use cairn_autoscale::{Answer, Autoscaler, Decision, Fleet, FleetMean, TenantCaps};
 use std::collections::HashMap;

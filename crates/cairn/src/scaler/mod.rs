@@ -11,10 +11,8 @@
 mod args;
 mod engine;
 mod keda;
-mod members;
 mod numbers;
 mod pages;
-mod poll;
 mod report;
 mod settings;
 mod simulate;
@@ -24,20 +22,18 @@ mod token;
 
 use args::ScalerCommand;
 pub use args::{HELP, ScalerArgs};
-pub use members::Member as Polled;
-pub use poll::Poller;
-pub use token::PoolToken;
+pub use token::{PoolToken, read as read_token};
 
 use crate::cli::Bind;
 use crate::failure::Failure;
 use crate::logging::Logging;
+use crate::members::{Poller, Source};
 use crate::ready::Readiness;
 use crate::signals::Signals;
 use cairn_autoscale::Autoscaler;
 use cairn_kube::{Access, Client, Election, LeaseSpec, Target};
 use cairn_telemetry::Telemetry;
 use engine::Engine;
-use members::Source;
 use numbers::Numbers;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -117,7 +113,7 @@ async fn serve(args: &ScalerArgs) -> Result<ExitCode, Failure> {
     }
     let engine = Engine {
         source,
-        poller: poll::Poller::new(args.poll_timeout.min(args.poll_interval)),
+        poller: Poller::new(args.poll_timeout.min(args.poll_interval)),
         interval: args.poll_interval,
         autoscaler,
         caps,

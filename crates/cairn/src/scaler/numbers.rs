@@ -1,7 +1,7 @@
 //! `cairn_scaler_*`.
 
-use super::poll::PollError;
 use super::snapshot::Snapshot;
+use crate::members::PollError;
 use cairn_autoscale::{MemberState, Mode};
 use cairn_telemetry::Writer;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};

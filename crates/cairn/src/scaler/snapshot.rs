@@ -1,7 +1,6 @@
 //! The last decision with all that it was made of, for everybody who asks.
 
-use super::members::{Member, Roster};
-use super::poll::PollError;
+use crate::members::{Member, PollError, Roster};
 use cairn_autoscale::{Decision, Demand, Fleet, FleetMean, LoadReport, MemberState, Mode};
 use serde::Serialize;
 use std::collections::HashMap;

@@ -85,7 +85,11 @@ fn sha256(bytes: &[u8]) -> [u8; 32] {
     out
 }
 
-async fn read(file: &Path) -> Result<Vec<u8>, String> {
+/// The token that the file has at this moment.
+///
+/// # Errors
+/// A file that cannot be read, is empty, or longer than a token.
+pub async fn read(file: &Path) -> Result<Vec<u8>, String> {
     let failed = |error: std::io::Error| format!("{}: {error}", file.display());
     let mut token = Vec::new();
     let open = tokio::fs::File::open(file).await.map_err(failed)?;

@@ -39,6 +39,11 @@ impl<'a> Bound<'a> {
         bound
     }
 
+    /// `Kind namespace/name` of each.
+    pub(super) fn titles(&self) -> Vec<String> {
+        self.objects.iter().map(|object| title(object)).collect()
+    }
+
     /// The Gateway lets them in.
     pub(super) fn admitted(
         &self,

@@ -8,6 +8,7 @@ mod policy;
 mod pool;
 
 use crate::cluster::UserCluster;
+use crate::config::{Cluster, Pool};
 use bound::Bound;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -50,15 +51,54 @@ impl fmt::Display for Finding {
 
 /// Looks at a cluster's objects; `trust_domain` is its mesh's. Worst first, else in the order of the objects.
 pub fn lint(cluster: &UserCluster, trust_domain: &str, objects: &[Value]) -> Vec<Finding> {
+    sorted(look(cluster, &cluster.name, trust_domain, &Objects::new(objects)))
+}
+
+/// Looks at the objects of a cluster of `pool.yaml`, its shards too.
+pub fn of(cluster: &Cluster, pool: &Pool, objects: &[Value]) -> Vec<Finding> {
     let objects = Objects::new(objects);
-    let bound = Bound::find(cluster, &objects);
+    let user = cluster.user_cluster(pool);
+    let mut findings = look(&user, cluster.workload_group(pool), &cluster.trust_domain, &objects);
+    for shard in &cluster.shards {
+        let shard = UserCluster { name: format!("{}-{shard}", user.name), ..user.clone() };
+        let bound = Bound::find(&shard, &objects);
+        pool::gateway(&shard, &objects, &mut findings);
+        pool::service(&shard, None, &objects, &mut findings);
+        bound.admitted(&shard, &objects, &mut findings);
+        policy::principal(&shard, &cluster.trust_domain, &bound, &objects, &mut findings);
+    }
+    sorted(findings)
+}
+
+/// Who uses the pool or one of its shards: `Kind namespace/name` of each namespace and service that says so.
+pub fn users(cluster: &Cluster, pool: &Pool, objects: &[Value]) -> Vec<String> {
+    let objects = Objects::new(objects);
+    let user = cluster.user_cluster(pool);
+    let shards = cluster.shards.iter().map(|shard| format!("{}-{shard}", user.name));
+    std::iter::once(user.name.clone())
+        .chain(shards)
+        .flat_map(|name| Bound::find(&UserCluster { name, ..user.clone() }, &objects).titles())
+        .collect()
+}
+
+fn look(
+    cluster: &UserCluster,
+    group: &str,
+    trust_domain: &str,
+    objects: &Objects<'_>,
+) -> Vec<Finding> {
+    let bound = Bound::find(cluster, objects);
     let mut findings = Vec::new();
-    pool::gateway(cluster, &objects, &mut findings);
-    pool::service(cluster, &objects, &mut findings);
-    pool::workload_group(cluster, &objects, &mut findings);
-    pool::members(cluster, &objects, &mut findings);
-    bound.admitted(cluster, &objects, &mut findings);
-    policy::principal(cluster, trust_domain, &bound, &objects, &mut findings);
+    pool::gateway(cluster, objects, &mut findings);
+    pool::service(cluster, Some(group), objects, &mut findings);
+    pool::workload_group(cluster, group, objects, &mut findings);
+    pool::members(cluster, objects, &mut findings);
+    bound.admitted(cluster, objects, &mut findings);
+    policy::principal(cluster, trust_domain, &bound, objects, &mut findings);
+    findings
+}
+
+fn sorted(mut findings: Vec<Finding>) -> Vec<Finding> {
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
     findings
 }

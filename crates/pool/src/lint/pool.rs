@@ -88,8 +88,13 @@ pub(super) fn gateway(cluster: &UserCluster, objects: &Objects<'_>, findings: &m
     }
 }
 
-/// Port, labels and selector.
-pub(super) fn service(cluster: &UserCluster, objects: &Objects<'_>, findings: &mut Vec<Finding>) {
+/// Port, labels, and a selector of what the WorkloadGroup of that name gives, where there is to be one.
+pub(super) fn service(
+    cluster: &UserCluster,
+    group: Option<&str>,
+    objects: &Objects<'_>,
+    findings: &mut Vec<Finding>,
+) {
     let Some(service) = objects.named("Service", &cluster.namespace, &cluster.name) else {
         let what = "ztunnels know no address of the pool";
         findings.push(missing("no-service", "Service", cluster, what));
@@ -124,7 +129,8 @@ pub(super) fn service(cluster: &UserCluster, objects: &Objects<'_>, findings: &m
         ));
         return;
     }
-    if let Some(group) = objects.named("WorkloadGroup", &cluster.namespace, &cluster.name)
+    if let Some(group) = group
+        && let Some(group) = objects.named("WorkloadGroup", &cluster.namespace, group)
         && !selects(selector, &group["spec"]["metadata"]["labels"])
     {
         findings.push(wrong(
@@ -139,12 +145,15 @@ pub(super) fn service(cluster: &UserCluster, objects: &Objects<'_>, findings: &m
 /// Labels, account and port.
 pub(super) fn workload_group(
     cluster: &UserCluster,
+    name: &str,
     objects: &Objects<'_>,
     findings: &mut Vec<Finding>,
 ) {
-    let Some(group) = objects.named("WorkloadGroup", &cluster.namespace, &cluster.name) else {
+    let Some(group) = objects.named("WorkloadGroup", &cluster.namespace, name) else {
         let what = "no member can register";
-        findings.push(missing("no-workload-group", "WorkloadGroup", cluster, what));
+        let mut finding = missing("no-workload-group", "WorkloadGroup", cluster, what);
+        finding.object = format!("WorkloadGroup {}/{name}", cluster.namespace);
+        findings.push(finding);
         return;
     };
     let template = &group["spec"]["template"];
@@ -198,6 +207,11 @@ pub(super) fn members(cluster: &UserCluster, objects: &Objects<'_>, findings: &m
         .filter(|pod| !matches!(pod["status"]["phase"].as_str(), Some("Succeeded" | "Failed")))
         .filter_map(|pod| Some((pod["status"]["podIP"].as_str()?, title(pod))))
         .collect();
+    for service in objects.of("Service") {
+        let addresses = service["spec"]["clusterIPs"].as_array().into_iter().flatten();
+        let addresses = addresses.chain([&service["spec"]["clusterIP"]]).filter_map(Value::as_str);
+        known.extend(addresses.filter(|ip| *ip != "None").map(|ip| (ip, title(service))));
+    }
     let entries = objects
         .of("WorkloadEntry")
         .filter(|entry| namespace_of(entry) == cluster.namespace)
@@ -209,7 +223,7 @@ pub(super) fn members(cluster: &UserCluster, objects: &Objects<'_>, findings: &m
                 "address-overlap",
                 entry,
                 format!("has the address {address} of {other}: traffic for one reaches the other"),
-                "give the pool's members addresses that no pod of this cluster can have",
+                "give the pool's members addresses that no pod and no service of this cluster can have",
             )),
             None => {
                 known.insert(address, title(entry));

@@ -113,6 +113,11 @@ fn addresses_must_not_overlap() {
     assert_eq!(with(member("10.244.1.11", "two")), ["address-overlap"]);
     assert_eq!(with(member("10.8.3.17", "two")), ["address-overlap"]);
     assert_eq!(with(member("10.8.3.18", "two")), [""; 0]);
+    let service = json!({
+        "kind": "Service", "metadata": { "name": "s", "namespace": "shop" },
+        "spec": { "clusterIP": "10.8.3.17", "clusterIPs": ["10.8.3.17"] },
+    });
+    assert_eq!(with(service), ["address-overlap"]);
     // A pod that is over has given its address back, and one in the host's network has none of its own.
     let mut done = pod("job", "job", "10.8.3.17");
     done["status"]["phase"] = json!("Succeeded");
@@ -206,4 +211,37 @@ fn a_finding_says_what_to_do() {
         "{text}"
     );
     assert!(text.contains("--subresource=status"), "{text}");
+}
+
+#[test]
+fn a_clusters_shards_are_looked_at_and_its_users_are_named() {
+    let config = crate::PoolConfig::of(json!({ "clusters": [{
+        "name": "a", "istiod": "i:15012", "root_file": "/r", "listen": "0.0.0.0:21001",
+        "shards": ["s00"], "workload_group": "members",
+    }] }))
+    .unwrap();
+    let (a, pool) = (&config.clusters[0], &config.pool);
+    let mut all = objects::of(a, pool);
+    let found = |all: &[Value]| -> Vec<(String, &str)> {
+        of(a, pool, all).into_iter().map(|finding| (finding.object, finding.rule)).collect()
+    };
+    let name = |name: &str| format!("Gateway waypoint-pool/{name}");
+    let lacks = "gateway-without-address";
+    assert_eq!(found(&all), [(name("waypoint-pool"), lacks), (name("waypoint-pool-s00"), lacks)]);
+    for (gateway, status) in
+        all.iter_mut().filter(|one| one["kind"] == "Gateway").zip(objects::statuses(a, pool))
+    {
+        gateway["status"] = status["status"].clone();
+    }
+    assert_eq!(found(&all), []);
+    all.push(json!({
+        "kind": "Namespace",
+        "metadata": { "name": "crm", "labels": {
+            "istio.io/use-waypoint": "waypoint-pool-s00", "istio.io/use-waypoint-namespace": "waypoint-pool",
+        } },
+    }));
+    assert_eq!(users(a, pool, &all), ["Namespace crm"]);
+    all.retain(|one| one["kind"] != "WorkloadGroup");
+    let missing = ("WorkloadGroup waypoint-pool/members".to_owned(), "no-workload-group");
+    assert_eq!(found(&all), [missing]);
 }

@@ -1,4 +1,8 @@
-//! Who is to be polled.
+//! The members of a pool, as the scaler and the registrar find and ask them.
+
+pub mod poll;
+
+pub use poll::{PollError, Poller};
 
 use cairn_kube::Endpoints;
 use std::net::SocketAddr;
@@ -101,6 +105,7 @@ impl Source {
 }
 
 impl Member {
+    /// One of which nothing is known but where its pages are.
     pub fn at(address: String) -> Self {
         Member {
             name: address.clone(),

@@ -1,9 +1,10 @@
-//! One `GET /load`, with bounds on everything that a member could do to us.
+//! What a member is asked, with bounds on everything that it could do to us.
 
 use bytes::Bytes;
 use cairn_autoscale::LoadReport;
 use cairn_autoscale::load::MAX_REPORT_BYTES;
 use futures::StreamExt;
+use http::request::Builder;
 use http::{Request, header};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::client::legacy::Client;
@@ -14,7 +15,7 @@ use std::fmt;
 use std::time::Duration;
 use tokio::time::Instant;
 
-use super::members::Member;
+use super::Member;
 
 /// Polls at a time.
 const CONCURRENCY: usize = 256;
@@ -105,10 +106,46 @@ impl Poller {
         answers
     }
 
+    /// `GET /load` of `host:port`.
+    pub async fn report(&self, authority: &str) -> Result<LoadReport, PollError> {
+        let answer = tokio::time::timeout(self.timeout, self.load(authority)).await;
+        answer.unwrap_or(Err(PollError::Late))
+    }
+
+    /// `GET /healthz/ready` of `host:port`: the status and, where it is text, what it says.
+    pub async fn ready(&self, authority: &str) -> Result<(u16, String), PollError> {
+        let request = Request::get(format!("http://{authority}/healthz/ready"));
+        self.within(request).await
+    }
+
+    /// `POST /drain` of `host:port` with the pool's token: the status.
+    pub async fn drain(&self, authority: &str, token: &[u8]) -> Result<u16, PollError> {
+        let mut bearer = b"Bearer ".to_vec();
+        bearer.extend_from_slice(token);
+        let request = Request::post(format!("http://{authority}/drain"))
+            .header(header::AUTHORIZATION, bearer);
+        self.within(request).await.map(|(status, _)| status)
+    }
+
+    async fn within(&self, request: Builder) -> Result<(u16, String), PollError> {
+        let answer = tokio::time::timeout(self.timeout, self.ask(request)).await;
+        let (status, body) = answer.unwrap_or(Err(PollError::Late))?;
+        Ok((status.as_u16(), String::from_utf8_lossy(&body).into_owned()))
+    }
+
     async fn load(&self, authority: &str) -> Result<LoadReport, PollError> {
         let request = Request::get(format!("http://{authority}/load"))
-            .header(header::ACCEPT, "application/json")
-            .header(header::USER_AGENT, concat!("cairn-scaler/", env!("CARGO_PKG_VERSION")))
+            .header(header::ACCEPT, "application/json");
+        let (status, body) = self.ask(request).await?;
+        if status != http::StatusCode::OK {
+            return Err(PollError::Status(status.as_u16()));
+        }
+        LoadReport::parse(&body).map_err(|error| PollError::Unreadable(error.to_string()))
+    }
+
+    async fn ask(&self, request: Builder) -> Result<(http::StatusCode, Bytes), PollError> {
+        let request = request
+            .header(header::USER_AGENT, concat!("cairn/", env!("CARGO_PKG_VERSION")))
             .body(Empty::new())
             .map_err(|error| PollError::Connection(error.to_string()))?;
         let answer = self.client.request(request).await.map_err(|error| {
@@ -120,15 +157,12 @@ impl Poller {
             }
             PollError::Connection(text)
         })?;
-        if answer.status() != http::StatusCode::OK {
-            return Err(PollError::Status(answer.status().as_u16()));
-        }
+        let status = answer.status();
         let body = Limited::new(answer.into_body(), MAX_REPORT_BYTES).collect().await;
         let body = body.map_err(|error| match error.is::<http_body_util::LengthLimitError>() {
             true => PollError::Large,
             false => PollError::Connection(error.to_string()),
         })?;
-        LoadReport::parse(&body.to_bytes())
-            .map_err(|error| PollError::Unreadable(error.to_string()))
+        Ok((status, body.to_bytes()))
     }
 }

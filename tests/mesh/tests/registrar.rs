@@ -1,0 +1,540 @@
+//! `cairn pool` on a real kube-apiserver: install, status, lint and uninstall, and the registrar under exactly the rights
+//! that it asks for. One API server is the members' cluster and a user's; a second cluster is away all the time. Members
+//! are played on their pods' addresses, entries are made as istiod makes them, and no controller runs.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+#[path = "registrar/commands.rs"]
+mod commands;
+#[path = "registrar/played.rs"]
+mod played;
+#[path = "registrar/world.rs"]
+mod world;
+
+use cairn_mesh_tests::control::eventually;
+use cairn_mesh_tests::namespace::{self, Role};
+use cairn_mesh_tests::part::tail;
+use cairn_mesh_tests::program::{self, Program};
+use commands::{addresses, foreign_objects, gateway, install_again, lints, status, uninstall};
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use world::{MEMBERS, POOL, Registrar, TOKEN, World, ip, pod};
+
+const PROGRAM: &str = "CAIRN_REGISTRAR_PROGRAM_DIR";
+const BINARY: &str = "CAIRN_BINARY";
+const LOGS: &str = "CAIRN_REGISTRAR_LOGS";
+const DIR: &str = "CAIRN_REGISTRAR_DIR";
+
+const COUNT: usize = 20;
+static PASSED: AtomicUsize = AtomicUsize::new(0);
+
+fn main() -> ExitCode {
+    match Role::current() {
+        Role::Outside => outside(),
+        Role::Lab => lab(),
+        Role::Pod => ExitCode::FAILURE,
+    }
+}
+
+fn outside() -> ExitCode {
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
+    if let Some(reason) = namespace::unavailable() {
+        return skip(&reason);
+    }
+    let program = match program::build(target, |line| println!("{line}")) {
+        Ok(program) => program,
+        Err(reason) => return skip(&reason),
+    };
+    let binary = cairn_test_support::process::binary();
+    let logs = Path::new(env!("CARGO_TARGET_TMPDIR")).join("logs-registrar");
+    let _ = std::fs::remove_dir_all(&logs);
+    std::fs::create_dir_all(&logs).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    namespace::run_lab(&[
+        (PROGRAM, &program.dir),
+        (BINARY, &binary),
+        (LOGS, &logs),
+        (DIR, dir.path()),
+    ])
+}
+
+/// What a developer's machine lacks is no failure; CI must not skip unseen.
+fn skip(reason: &str) -> ExitCode {
+    if std::env::var("CI").is_ok_and(|value| value == "true") {
+        println!("0 passed, {COUNT} failed: {reason}");
+        return ExitCode::FAILURE;
+    }
+    println!("{COUNT} skipped: {reason}");
+    ExitCode::SUCCESS
+}
+
+fn lab() -> ExitCode {
+    namespace::end_with_parent();
+    namespace::prepare();
+    let given = |name: &str| PathBuf::from(std::env::var_os(name).unwrap());
+    let (logs, dir) = (given(LOGS), given(DIR));
+    let program = Program { dir: given(PROGRAM) };
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let verdict = catch_unwind(AssertUnwindSafe(|| {
+        runtime.block_on(async { run(World::start(&program, &dir, &logs).await).await });
+    }));
+    let passed = PASSED.load(Ordering::SeqCst);
+    if verdict.is_ok() {
+        assert_eq!(passed, COUNT, "COUNT is the number of steps");
+        println!("{passed} passed, 0 failed");
+        return ExitCode::SUCCESS;
+    }
+    for part in ["etcd", "kube-apiserver"] {
+        println!("\n-- the end of {part}.log\n{}", tail(&logs.join(format!("{part}.log")), 15));
+    }
+    println!("\nlogs are in {}", logs.display());
+    println!("{passed} passed, 1 failed, {} skipped", COUNT - passed - 1);
+    ExitCode::FAILURE
+}
+
+fn passed(step: &str) {
+    let number = PASSED.fetch_add(1, Ordering::SeqCst) + 1;
+    println!("[{number}/{COUNT}] {step}");
+}
+
+async fn run(mut world: World) {
+    foreign_objects(&world).await;
+    passed("objects that are somebody else's are refused, and taken over with --adopt");
+    install_again(&world).await;
+    passed("a second install changes nothing");
+    lints(&world).await;
+    passed("lint reads the cluster");
+    world.rights().await;
+    for number in 1..=4 {
+        world.add(number).await;
+    }
+    let registrar = world.registrar().await;
+    starts(&world, &registrar).await;
+    passed("it leads, with the rights that it asks for, and leaves living members alone");
+    away(&registrar).await;
+    passed("a cluster that is away is reported, and holds up no other");
+    re_creation(&world, &registrar).await;
+    passed("objects that were deleted are made again, with their address");
+    tokens(&world).await;
+    passed("tokens and roots are in the members' Secret");
+    shards(&mut world, &registrar).await;
+    passed("each shard has two members, and a member that comes moves only its own places");
+    weights(&world, &registrar).await;
+    passed("a member that is new and idle gets more, until it has enough");
+    status(&world).await;
+    passed("status shows members by clusters");
+    dead_member(&mut world, &registrar).await;
+    passed("the entry of a member that does not answer goes after the third probe");
+    conflict(&mut world, &registrar).await;
+    passed("an entry that comes back is reported, and stays");
+    draining(&mut world, &registrar).await;
+    passed("a member that drains is deregistered at once, one that is not ready is not");
+    pods(&mut world, &registrar).await;
+    passed("a pod that ends or is gone takes its entry with it");
+    guard(&mut world, &registrar).await;
+    passed("of two of four that fall silent one is given up");
+    notice(&mut world, &registrar).await;
+    passed("a notice leads to a drain order with the pool's token, until it is taken");
+    leaks(&mut world, &registrar).await;
+    passed("an entry without a member is swept, unless somebody answers there");
+    let registrar = restart(&mut world, registrar).await;
+    passed(
+        "what was under way when it was killed is finished by the next; another waits for the Lease",
+    );
+    missing_right(&mut world, &registrar).await;
+    passed("a right that is missing is named");
+    drop(registrar);
+    uninstall(&world).await;
+    passed("uninstall warns, and removes what is the pool's");
+}
+
+async fn starts(world: &World, registrar: &Registrar) {
+    registrar.until_ready(4).await;
+    registrar.rounds(6).await;
+    assert_eq!(world.registered(&[1, 2, 3, 4]).await, [1, 2, 3, 4]);
+    assert_eq!(registrar.count("cairn_registrar_leader", &[]).await, 1.0);
+    assert_eq!(registrar.count("cairn_registrar_entries", &[("cluster", "east")]).await, 4.0);
+    let state = registrar.state().await;
+    assert_eq!(state["clusters"]["east"]["problems"], json!({}), "its rights suffice");
+}
+
+async fn away(registrar: &Registrar) {
+    let state = registrar
+        .until("it is reported", |state| {
+            state["clusters"]["west"]["problems"]["entries"].is_string()
+        })
+        .await;
+    let problem = state["clusters"]["west"]["problems"]["entries"].as_str().unwrap();
+    assert!(problem.contains("no answer of the API server"), "{problem}");
+    let errors =
+        async || registrar.count("cairn_registrar_api_errors_total", &[("cluster", "west")]).await;
+    let before = errors().await;
+    eventually("it is tried again", async || errors().await > before).await;
+    assert_eq!(
+        registrar.count("cairn_registrar_api_errors_total", &[("cluster", "east")]).await,
+        0.0
+    );
+}
+
+async fn re_creation(world: &World, registrar: &Registrar) {
+    let old = gateway(world, POOL).await.unwrap();
+    let kube = &world.api.kube;
+    kube.delete(&old).await;
+    let group = kube.get("networking.istio.io/v1", "WorkloadGroup", POOL, POOL).await.unwrap();
+    kube.delete(&group).await;
+    eventually("the Gateway is there again, with its address", async || {
+        let found = gateway(world, POOL).await;
+        found.is_some_and(|found| {
+            found["metadata"]["uid"] != old["metadata"]["uid"]
+                && found["status"]["addresses"] == addresses(POOL)
+        })
+    })
+    .await;
+    eventually("and the WorkloadGroup", async || {
+        kube.get("networking.istio.io/v1", "WorkloadGroup", POOL, POOL).await.is_some()
+    })
+    .await;
+    assert!(registrar.process.printed("is missing, and is made"));
+    // One that is somebody else's is let be.
+    let mut foreign = gateway(world, "waypoint-pool-s02").await.unwrap();
+    kube.delete(&foreign).await;
+    foreign["metadata"] = json!({ "name": "waypoint-pool-s02", "namespace": POOL });
+    foreign.as_object_mut().unwrap().remove("status");
+    kube.apply(&foreign).await;
+    let state = registrar
+        .until("it is reported", |state| {
+            state["clusters"]["east"]["problems"]["foreign"].is_string()
+        })
+        .await;
+    let problem = state["clusters"]["east"]["problems"]["foreign"].as_str().unwrap();
+    assert!(problem.contains("Gateway waypoint-pool/waypoint-pool-s02"), "{problem}");
+    let left = gateway(world, "waypoint-pool-s02").await.unwrap();
+    assert!(left["status"]["addresses"].as_array().is_none_or(Vec::is_empty), "{left}");
+    kube.delete(&left).await;
+    registrar.until("it is made", |state| state["clusters"]["east"]["problems"] == json!({})).await;
+    // istiod adds addresses of its own; these stay.
+    let mut status = gateway(world, POOL).await.unwrap();
+    let added = json!([{ "type": "IPAddress", "value": "10.96.0.200" }]);
+    status = json!({
+        "apiVersion": status["apiVersion"], "kind": "Gateway",
+        "metadata": { "name": POOL, "namespace": POOL }, "status": { "addresses": added },
+    });
+    kube.apply_status(&status).await;
+    // The pool's objects are looked at every ten seconds.
+    registrar.rounds(12).await;
+    assert_eq!(gateway(world, POOL).await.unwrap()["status"]["addresses"], added);
+}
+
+async fn tokens(world: &World) {
+    let kube = &world.api.kube;
+    let secret = async || kube.get("v1", "Secret", MEMBERS, "waypoint-pool-tokens").await;
+    eventually("there is a Secret", async || secret().await.is_some()).await;
+    let found = secret().await.unwrap();
+    let data = found["data"].as_object().unwrap();
+    let keys: Vec<&str> = data.keys().map(String::as_str).collect();
+    assert_eq!(keys, ["east.root.pem", "east.token"], "none of the cluster that is away");
+    assert_eq!(data["east.root.pem"], "dGhlIHJvb3Q=");
+    let review = json!({
+        "apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview",
+        "spec": { "token": base64(data["east.token"].as_str().unwrap()), "audiences": ["istio-ca"] },
+    });
+    let place = "/apis/authentication.k8s.io/v1/tokenreviews";
+    let (_, answer) =
+        kube.call("POST", place, "application/json", review.to_string().as_bytes()).await;
+    assert_eq!(answer["status"]["authenticated"], true, "{answer}");
+    assert_eq!(
+        answer["status"]["user"]["username"],
+        "system:serviceaccount:waypoint-pool:waypoint-pool"
+    );
+    kube.delete(&found).await;
+    eventually("a Secret that is deleted comes back", async || secret().await.is_some()).await;
+}
+
+/// What standard Base64 stands for.
+fn base64(text: &str) -> String {
+    let alphabet = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let (mut bits, mut count, mut bytes) = (0_u32, 0, Vec::new());
+    for byte in text.bytes().filter(|byte| *byte != b'=') {
+        let value = alphabet.iter().position(|known| *known == byte).unwrap();
+        bits = (bits << 6) | u32::try_from(value).unwrap();
+        count += 6;
+        if count >= 8 {
+            count -= 8;
+            bytes.push(u8::try_from((bits >> count) & 0xff).unwrap());
+        }
+    }
+    String::from_utf8(bytes).unwrap()
+}
+
+/// Members of each shard.
+async fn places(world: &World, numbers: &[u8]) -> Vec<BTreeSet<u8>> {
+    let mut places = vec![BTreeSet::new(); 3];
+    for number in numbers {
+        let Some(entry) = world.entry(*number).await else { continue };
+        for (shard, place) in places.iter_mut().enumerate() {
+            if entry["metadata"]["labels"][format!("waypoint-pool/s{shard:02}")] == "true" {
+                place.insert(*number);
+            }
+        }
+    }
+    places
+}
+
+async fn shards(world: &mut World, registrar: &Registrar) {
+    let two_each = |places: &[BTreeSet<u8>]| places.iter().all(|place| place.len() == 2);
+    eventually("two members each", async || two_each(&places(world, &[1, 2, 3, 4]).await)).await;
+    let before = places(world, &[1, 2, 3, 4]).await;
+    world.add(5).await;
+    registrar.until_ready(5).await;
+    registrar.rounds(4).await;
+    let after = places(world, &[1, 2, 3, 4, 5]).await;
+    assert!(two_each(&after), "{after:?}");
+    for (before, after) in before.iter().zip(&after) {
+        let moved: Vec<&u8> = before.difference(after).collect();
+        assert_eq!(moved.len(), usize::from(after.contains(&5)), "{before:?} {after:?}");
+    }
+}
+
+async fn weights(world: &World, registrar: &Registrar) {
+    let weight = async |number: u8| world.entry(number).await.unwrap()["spec"]["weight"].clone();
+    for number in 1..=5 {
+        assert_eq!(weight(number).await, Value::Null, "nobody is new");
+    }
+    world.members[&5].says(|state| (state.uptime, state.in_flight) = (10.0, 0.0));
+    // Its run has had enough already: only another one is new.
+    registrar.rounds(3).await;
+    assert_eq!(weight(5).await, Value::Null);
+    world.members[&5].says(|state| state.instance = "another run");
+    eventually("the new one gets more", async || weight(5).await == 3).await;
+    world.members[&5].says(|state| state.in_flight = 33.0);
+    registrar.rounds(3).await;
+    assert_eq!(weight(5).await, 3, "33 is less than 0.85 of 40");
+    world.members[&5].says(|state| state.in_flight = 34.0);
+    eventually("and has enough", async || weight(5).await == Value::Null).await;
+    assert_eq!(weight(1).await, Value::Null);
+}
+
+async fn deletions(registrar: &Registrar, reason: &str) -> f64 {
+    registrar.count("cairn_registrar_deletions_total", &[("reason", reason)]).await
+}
+
+/// The API server knows of a deletion before the registrar has counted it.
+async fn until_deleted(registrar: &Registrar, reason: &str, count: f64) {
+    let what = format!("{count} are deleted as {reason}");
+    eventually(&what, async || deletions(registrar, reason).await >= count).await;
+    assert_eq!(deletions(registrar, reason).await, count);
+}
+
+async fn dead_member(world: &mut World, registrar: &Registrar) {
+    let before = registrar.judged().await;
+    world.members[&5].says(|state| state.hangs = true);
+    world.until_gone(5).await;
+    let rounds = registrar.judged().await - before;
+    assert!((3.0..=6.0).contains(&rounds), "after {rounds} rounds");
+    until_deleted(registrar, "unreachable", 1.0).await;
+    assert_eq!(world.registered(&[1, 2, 3, 4]).await, [1, 2, 3, 4]);
+}
+
+async fn conflict(world: &mut World, registrar: &Registrar) {
+    let conflicts =
+        async || registrar.count("cairn_registrar_conflicts", &[("cluster", "east")]).await;
+    assert_eq!(conflicts().await, 0.0);
+    // The same stream, and then another one: istiod says that the member lives.
+    for stream in ["t1", "t2"] {
+        world.register(5, stream).await;
+        eventually("it is reported", async || conflicts().await == 1.0).await;
+        registrar.rounds(4).await;
+        assert!(world.entry(5).await.is_some(), "{stream}");
+    }
+    until_deleted(registrar, "unreachable", 1.0).await;
+    world.members[&5].says(|state| state.hangs = false);
+    eventually("it answers again", async || conflicts().await == 0.0).await;
+    assert!(world.entry(5).await.is_some());
+    world.forget(5).await;
+    world.until_gone(5).await;
+}
+
+async fn draining(world: &mut World, registrar: &Registrar) {
+    world.add(6).await;
+    registrar.until_ready(5).await;
+    world.members[&6].says(|state| state.not_ready = Some("waiting for istiod"));
+    registrar
+        .until("it is not ready", |state| {
+            state["members"].as_array().unwrap().iter().any(|member| member["state"] == "not_ready")
+        })
+        .await;
+    registrar.rounds(4).await;
+    assert!(world.entry(6).await.is_some());
+    let before = registrar.judged().await;
+    world.members[&6].says(|state| state.not_ready = Some("draining"));
+    world.until_gone(6).await;
+    let rounds = registrar.judged().await - before;
+    assert!(rounds <= 2.0, "after {rounds} rounds");
+    until_deleted(registrar, "draining", 1.0).await;
+    world.forget(6).await;
+}
+
+async fn pods(world: &mut World, registrar: &Registrar) {
+    let before = deletions(registrar, "pod").await;
+    world.add(7).await;
+    world.add(8).await;
+    registrar.until_ready(6).await;
+    // kubelet, which would let it go, is not there: it ends, and still answers.
+    let place = format!("/api/v1/namespaces/{MEMBERS}/pods/{}", pod(7));
+    let (status, answer) = world.api.kube.call("DELETE", &place, "", b"").await;
+    assert!(matches!(status, 200 | 202), "{answer}");
+    world.until_gone(7).await;
+    // A list that lacks a member is no evidence against it; that there is no pod, is.
+    world.unlist(8).await;
+    registrar.rounds(4).await;
+    assert!(world.entry(8).await.is_some());
+    world.delete_pod(8).await;
+    world.until_gone(8).await;
+    until_deleted(registrar, "pod", before + 2.0).await;
+    world.forget(7).await;
+    world.forget(8).await;
+}
+
+async fn guard(world: &mut World, registrar: &Registrar) {
+    // The one that was given up before is out of the window by then, or the guard would let nobody go.
+    let window = 60;
+    registrar.rounds(window).await;
+    let before = deletions(registrar, "unreachable").await;
+    world.members.remove(&3);
+    world.members.remove(&4);
+    eventually("one is given up", async || world.registered(&[3, 4]).await.len() == 1).await;
+    registrar.rounds(8).await;
+    assert_eq!(world.registered(&[1, 2, 3, 4]).await.len(), 3, "and no other");
+    until_deleted(registrar, "unreachable", before + 1.0).await;
+    assert!(registrar.count("cairn_registrar_refused_total", &[]).await >= 1.0);
+    // Pods are evidence of their own.
+    for number in [3, 4] {
+        world.forget(number).await;
+        world.until_gone(number).await;
+    }
+    let places = places(world, &[1, 2]).await;
+    assert!(places.iter().all(|place| *place == BTreeSet::from([1, 2])), "{places:?}");
+}
+
+async fn notice(world: &mut World, registrar: &Registrar) {
+    world.add(9).await;
+    registrar.until_ready(3).await;
+    world.members[&9].says(|state| state.drain_status = 500);
+    let found = world.api.kube.get("v1", "Pod", MEMBERS, &pod(9)).await.unwrap();
+    let event = json!({
+        "apiVersion": "v1", "kind": "Event",
+        "metadata": { "name": "spot", "namespace": MEMBERS },
+        "involvedObject": {
+            "apiVersion": "v1", "kind": "Pod", "namespace": MEMBERS, "name": pod(9), "uid": found["metadata"]["uid"],
+        },
+        "reason": "SpotToBeReleased", "type": "Warning", "message": "in three minutes",
+    });
+    world.api.kube.apply(&event).await;
+    world.until_gone(9).await;
+    until_deleted(registrar, "notice", 1.0).await;
+    let drains = || world.members[&9].state().drains;
+    eventually("it is told again while it refuses", async || drains().len() >= 2).await;
+    world.members[&9].says(|state| state.drain_status = 200);
+    eventually("it takes the order", async || {
+        registrar.count("cairn_registrar_drains_total", &[]).await >= 1.0
+    })
+    .await;
+    world.members[&9].says(|state| state.not_ready = Some("draining"));
+    assert!(drains().iter().all(|shown| *shown == format!("Bearer {TOKEN}")), "{:?}", drains());
+    assert!(world.members[&1].state().drains.is_empty());
+    registrar.rounds(2).await;
+    let told = drains().len();
+    registrar.rounds(12).await;
+    assert_eq!(drains().len(), told, "who drains is not told again");
+    world.forget(9).await;
+    world.api.kube.delete(&event).await;
+}
+
+async fn leaks(world: &mut World, registrar: &Registrar) {
+    let swept = async || registrar.count("cairn_registrar_swept_total", &[]).await;
+    let before = swept().await;
+    let stranger = played::Played::start(&ip(31)).await;
+    world.register(30, "t1").await;
+    world.register(31, "t1").await;
+    world.until_gone(30).await;
+    until_deleted(registrar, "leaked", before + 1.0).await;
+    assert_eq!(swept().await, before + 1.0);
+    registrar.rounds(3).await;
+    assert!(world.entry(31).await.is_some(), "somebody answers there");
+    assert_eq!(registrar.count("cairn_registrar_conflicts", &[("cluster", "east")]).await, 1.0);
+    drop(stranger);
+    world.until_gone(31).await;
+}
+
+async fn restart(world: &mut World, mut registrar: Registrar) -> Registrar {
+    world.add(10).await;
+    registrar.until_ready(3).await;
+    let other = world.registrar().await;
+    let state = other
+        .until("it knows who leads", |state| {
+            !state["holder"].as_str().unwrap_or_default().is_empty()
+        })
+        .await;
+    assert_eq!(state["leader"], false);
+    // Work for whoever leads, and nobody does.
+    registrar.process.kill().await;
+    world.register(40, "t1").await;
+    world.forget(10).await;
+    world.api.kube.delete(&gateway(world, "waypoint-pool-s01").await.unwrap()).await;
+    other.until_ready(2).await;
+    world.until_gone(10).await;
+    world.until_gone(40).await;
+    eventually("and its Gateway is there", async || {
+        gateway(world, "waypoint-pool-s01").await.is_some()
+    })
+    .await;
+    assert_eq!(world.registered(&[1, 2]).await, [1, 2]);
+    // One that is told to end gives the Lease up.
+    let next = world.registrar().await;
+    let mut other = other;
+    other.process.terminate();
+    assert!(other.process.wait().await.success());
+    next.until_ready(2).await;
+    next
+}
+
+async fn missing_right(world: &mut World, registrar: &Registrar) {
+    let kube = &world.api.kube;
+    const API: &str = "rbac.authorization.k8s.io/v1";
+    let role = kube.get(API, "Role", POOL, "cairn-registrar").await.unwrap();
+    let mut rules = role["rules"].clone();
+    for rule in rules.as_array_mut().unwrap() {
+        if rule["resources"] == json!(["workloadentries"]) {
+            rule["verbs"] = json!(["list", "patch"]);
+        }
+    }
+    let with = |rules: &Value| {
+        json!({
+            "apiVersion": API, "kind": "Role",
+            "metadata": { "name": "cairn-registrar", "namespace": POOL }, "rules": rules,
+        })
+    };
+    kube.apply(&with(&rules)).await;
+    world.register(50, "t1").await;
+    let state = registrar
+        .until("it is named", |state| {
+            let problem = state["clusters"]["east"]["problems"]["entries"].as_str();
+            problem.is_some_and(|problem| problem.contains("forbidden"))
+        })
+        .await;
+    let problem = state["clusters"]["east"]["problems"]["entries"].as_str().unwrap();
+    assert!(
+        problem.contains("needs `delete` on `workloadentries` in namespace waypoint-pool"),
+        "{problem}"
+    );
+    kube.apply(&with(&role["rules"])).await;
+    world.until_gone(50).await;
+    registrar
+        .until("all is well", |state| state["clusters"]["east"]["problems"] == json!({}))
+        .await;
+}
