@@ -1,3 +1,5 @@
+//! Admission by paused time, by threads, and by chance.
+
 #![allow(clippy::unwrap_used)]
 
 use super::*;
