@@ -4,18 +4,21 @@ use crate::control::{ControlPlane, eventually, get};
 use crate::harness::Place;
 use crate::part::Part;
 use cairn_pool::UserCluster;
-use cairn_test_support::http1::Response;
+use cairn_test_support::http1::{Http1, Response};
 use serde_json::{Value, json};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
+use tokio::net::TcpStream;
 use tokio::process::Command;
 
 /// Ports that a member has once, whatever clusters it serves.
 const METRICS: u16 = 15020;
 const STATUS: u16 = 15021;
 const ADMIN: u16 = 15000;
+/// The pool's token.
+pub const POOL_TOKEN: &str = "the-token-of-the-pool";
 
 /// What a member has to know of a cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -161,6 +164,21 @@ impl Member {
         page.unwrap_or_else(|| panic!("{} does not answer /load", self.name)).json()
     }
 
+    /// A POST to its port for metrics, from an address that is not loopback; `token`: what is shown as the pool's.
+    ///
+    /// # Panics
+    /// When it does not answer.
+    pub async fn order(&self, path: &str, token: Option<&str>) -> Response {
+        let tcp = TcpStream::connect((self.ip, METRICS)).await.unwrap();
+        assert!(!tcp.local_addr().unwrap().ip().is_loopback(), "orders come from elsewhere");
+        let shown = token.map(|token| format!("Bearer {token}")).unwrap_or_default();
+        let headers: &[(&str, &str)] = match token {
+            Some(_) => &[("Host", "member"), ("Authorization", &shown)],
+            None => &[("Host", "member")],
+        };
+        Http1::new(tcp).request("POST", path, headers, b"").await.unwrap()
+    }
+
     /// A page of its loopback administration port.
     ///
     /// # Panics
@@ -230,7 +248,7 @@ fn config(number: u8, siblings: &[u8], clusters: &[Access]) -> Value {
 fn write(file: &Path, config: &Value) {
     let mut config = config.clone();
     let token = file.with_file_name("pool-token");
-    std::fs::write(&token, "the token of the pool\n").unwrap();
+    std::fs::write(&token, format!("{POOL_TOKEN}\n")).unwrap();
     config["pool"]["token_file"] = json!(token);
     let part = file.with_extension("part");
     std::fs::write(&part, serde_json::to_vec_pretty(&config).unwrap()).unwrap();

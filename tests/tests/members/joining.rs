@@ -213,3 +213,24 @@ fn a_root_that_changes_concerns_its_own_port() {
         member.end().await;
     });
 }
+
+/// Where memory runs short, no cluster gets a new tunnel; the member says why, and stays.
+#[test]
+fn the_memory_limit_is_respected_in_every_cluster() {
+    drive(async {
+        let (a, b) = (mesh(1, &["app"]).await, mesh(2, &["desk"]).await);
+        let ip = address();
+        let mut file = File::of(ip, &[("a", 21001, &a), ("b", 21002, &b)]);
+        // Less than any process has.
+        file.memory_limit = Some("1000000".to_owned());
+        let mut member = Member::quick(ip, &file).await;
+        member.registered(&["a", "b"]).await;
+        eventually("it is said", || member.cairn.printed("memory and its limit")).await;
+        for (port, mesh) in [(21001, &a), (21002, &b)] {
+            assert_eq!(member.client(port, mesh).await.status(VIP, "/").await, 503);
+        }
+        assert!(member.metric("cairn_tunnels_shed_total", &[]).await >= 2.0);
+        assert_eq!(member.metric("cairn_memory_limit_bytes", &[]).await, 1e6);
+        member.end().await;
+    });
+}

@@ -52,6 +52,8 @@ pub struct File {
     pub siblings: Vec<IpAddr>,
     /// More of `pool:`.
     pub pool: Value,
+    /// Bytes that the process may use.
+    pub memory_limit: Option<String>,
 }
 
 impl File {
@@ -115,7 +117,11 @@ impl Member {
             .to_vec();
         args.extend(["--config".to_owned(), path.display().to_string()]);
         args.extend(more.iter().map(|&one| one.to_owned()));
-        let variables = [("CAIRN_PORTS", ports.as_str()), ("CAIRN_LOOPBACK_ENDPOINTS", "on")];
+        let mut variables =
+            vec![("CAIRN_PORTS", ports.as_str()), ("CAIRN_LOOPBACK_ENDPOINTS", "on")];
+        if let Some(limit) = &file.memory_limit {
+            variables.push(("GOMEMLIMIT", limit));
+        }
         let mut cairn = Cairn::start_in(&args, variables);
         eventually("the member has its pages", || {
             assert!(cairn.is_running(), "{:#?}", cairn.output());

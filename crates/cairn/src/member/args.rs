@@ -14,7 +14,8 @@ Ports that are not a cluster's: 15000 on loopback for people, 15020 metrics and 
 The end (SIGTERM, POST /drain, a drain order that shows the pool's token):
   deregister everywhere → go on accepting until the clusters' ztunnels have heard → GOAWAY, finish → exit 0
 
-Variables: POD_NAME, POD_IP or INSTANCE_IP where pool.yaml does not say them; CAIRN_PORTS, CAIRN_RESOLVE.";
+Variables: POD_NAME, POD_IP or INSTANCE_IP where pool.yaml does not say them; CAIRN_PORTS, CAIRN_RESOLVE;
+GOMEMLIMIT: bytes that the pod may use, where its control group does not say.";
 
 /// Arguments of `pool member`.
 #[derive(Debug, Clone, Args)]

@@ -17,7 +17,8 @@ use crate::ready::Readiness;
 use crate::scaler::PoolToken;
 use crate::signals::Signals;
 use crate::waypoint::ports::{self, Ports};
-use crate::waypoint::{MemoryGuard, Used, memory_limit, of_process};
+use crate::waypoint::{MemoryGuard, NEXT_STEP, Used, memory_limit, of_process};
+use cairn_autoscale::Capacity;
 use cairn_identity::istiod::Overrides;
 use cairn_pool::PoolConfig;
 use cairn_pool::config::Cluster;
@@ -41,8 +42,6 @@ pub const A_CLUSTER: &str = "a cluster";
 const LOOK: Duration = Duration::from_millis(100);
 /// Requests in flight that are let in, by those that a member is good for: the scaler acts long before.
 const ROOM: f64 = 4.0;
-/// So many percent of the memory limit above the first step, connections that carry nothing end.
-const NEXT_STEP: u64 = 5;
 /// How often memory is looked at.
 const MEMORY: Duration = Duration::from_millis(250);
 
@@ -116,8 +115,8 @@ async fn serve(args: &MemberArgs, logging: Logging) -> Result<ExitCode, Failure>
     let quit = Arc::new(Notify::new());
     let (scarce, memory) = watch::channel(Scarce::default());
     let capacity = args.capacity.clone().unwrap_or_default();
-    let capacity =
-        load::capacities(&capacity, &Cpu::find(Path::new("/")), threads, memory_limit(None));
+    let memory_most = memory_limit(var("GOMEMLIMIT").and_then(|bytes| bytes.parse().ok()));
+    let capacity = load::capacities(&capacity, &Cpu::find(Path::new("/")), threads, memory_most);
     let most = args.max_in_flight.unwrap_or((capacity.in_flight * ROOM).max(1.0) as u32);
     let overload = Overload::new(OverloadConfig::new(most));
     let house = House {
@@ -136,7 +135,7 @@ async fn serve(args: &MemberArgs, logging: Logging) -> Result<ExitCode, Failure>
         max_connection_age: args.max_connection_age,
         memory,
     };
-    let reporter = reporter(args, &house, &roster);
+    let reporter = reporter(args, capacity, &house, &roster);
     tokio::spawn(Arc::clone(&reporter).run());
     let token = match &config.pool.token_file {
         Some(file) => PoolToken::follow(file).await,
@@ -152,10 +151,10 @@ async fn serve(args: &MemberArgs, logging: Logging) -> Result<ExitCode, Failure>
         logging,
     });
     open_pages(&pages, &ports, &who).await?;
-    let memory = watch_memory(args.memory_percent, scarce);
+    let memory = watch_memory(memory_most, args.memory_percent, scarce);
     let (shown, listed) = (Arc::clone(&readiness), Arc::clone(&roster));
     telemetry.register(Box::new(move |writer| {
-        of_process(writer, shown.check().is_ok(), &memory, memory_limit(None));
+        of_process(writer, shown.check().is_ok(), &memory, memory_most);
         numbers::write(&listed, writer);
         numbers::write_overload(overload.reading(), writer);
     }));
@@ -203,7 +202,12 @@ async fn serve(args: &MemberArgs, logging: Logging) -> Result<ExitCode, Failure>
 }
 
 /// What tells the autoscaler how busy the process is.
-fn reporter(args: &MemberArgs, house: &House, roster: &Arc<Roster>) -> Arc<Reporter> {
+fn reporter(
+    args: &MemberArgs,
+    capacity: Capacity,
+    house: &House,
+    roster: &Arc<Roster>,
+) -> Arc<Reporter> {
     let cpu = Cpu::find(Path::new("/"));
     let settings = args.capacity.clone().unwrap_or_default();
     let (meshes, answers, clusters) = (Arc::clone(roster), Arc::clone(roster), Arc::clone(roster));
@@ -227,7 +231,7 @@ fn reporter(args: &MemberArgs, house: &House, roster: &Arc<Roster>) -> Arc<Repor
             all.iter().map(load).collect()
         }),
         delays: house.workers.delays(),
-        capacity: load::capacities(&settings, &cpu, house.workers.len(), memory_limit(None)),
+        capacity,
         cpu,
         tenants: settings.tenants(),
     };
@@ -270,9 +274,9 @@ async fn open_pages(pages: &Arc<Pages>, ports: &Ports, who: &Who) -> Result<(), 
 }
 
 /// Refuses new tunnels of all clusters while memory runs short, and gives memory back when it runs out.
-fn watch_memory(percent: u64, scarce: watch::Sender<Scarce>) -> Used {
+fn watch_memory(limit: Option<u64>, percent: u64, scarce: watch::Sender<Scarce>) -> Used {
     let used = Used::default();
-    let guard = |percent| memory_limit(None).and_then(|limit| MemoryGuard::new(limit, percent));
+    let guard = |percent| limit.and_then(|limit| MemoryGuard::new(limit, percent));
     let (mut refuse, mut end) = (guard(percent), guard(percent.saturating_add(NEXT_STEP)));
     let looks = used.clone();
     tokio::spawn(async move {

@@ -12,6 +12,8 @@ use std::time::Duration;
 
 /// How often memory is looked at.
 pub const INTERVAL: Duration = Duration::from_millis(250);
+/// So many percent of the limit above refusing begins what gives memory back.
+pub const NEXT_STEP: u64 = 5;
 /// Refusing ends so many percent of the limit below where it began.
 const HYSTERESIS_PERCENT: u64 = 5;
 

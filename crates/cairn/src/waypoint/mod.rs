@@ -23,7 +23,7 @@ mod settings;
 pub mod yaml;
 
 pub use front::Front;
-pub use memory::{MemoryGuard, Used, limit as memory_limit};
+pub use memory::{MemoryGuard, NEXT_STEP, Used, limit as memory_limit};
 pub use metrics::of_process;
 
 use crate::failure::Failure;

@@ -381,10 +381,12 @@ fn kept(pod: &Pod, identity: &Identity) -> Before {
     Before::Kept(directory.join(KEPT), owner)
 }
 
-/// Refuses tunnels when memory runs short. Returns the limit.
+/// Refuses tunnels when memory runs short, and gives memory back when it runs out. Returns the limit.
 fn guard_memory(settings: &Settings, instance: &Arc<MeshInstance>, used: &Used) -> Option<u64> {
     let limit = memory::limit(settings.memory_limit);
-    let mut guard = limit.and_then(|limit| MemoryGuard::new(limit, settings.memory_percent));
+    let guard = |percent| limit.and_then(|limit| MemoryGuard::new(limit, percent));
+    let mut refuse = guard(settings.memory_percent);
+    let mut end = guard(settings.memory_percent.saturating_add(memory::NEXT_STEP));
     let (instance, used) = (Arc::clone(instance), used.clone());
     tokio::spawn(async move {
         let mut look = tokio::time::interval(memory::INTERVAL);
@@ -392,11 +394,16 @@ fn guard_memory(settings: &Settings, instance: &Arc<MeshInstance>, used: &Used) 
         loop {
             look.tick().await;
             let Some(bytes) = used.look() else { continue };
-            let Some(guard) = &mut guard else { continue };
-            if let Some(refuse) = guard.decide(bytes) {
+            if let Some(guard) = &mut refuse
+                && let Some(refuse) = guard.decide(bytes)
+            {
                 let (limit, threshold) = (guard.limit(), guard.threshold());
                 tracing::warn!(bytes, limit, threshold, refuse, "new tunnels and the memory limit");
                 instance.refuse_tunnels(refuse);
+            }
+            if let Some(end) = end.as_mut().and_then(|guard| guard.decide(bytes)) {
+                tracing::warn!(bytes, end, "connections that carry nothing and the memory limit");
+                instance.end_keep_alive(end);
             }
         }
     });

@@ -1,6 +1,7 @@
 //! Members come and go under load.
 
 use crate::world::{FOURTH, World};
+use cairn_mesh_tests::member::POOL_TOKEN;
 
 pub async fn drained(world: &mut World) {
     world.three().await;
@@ -33,10 +34,19 @@ pub async fn drained(world: &mut World) {
     a.more_of(back.at(&world.a.user), 20).await;
     b.more_of(back.at(&world.b.user), 20).await;
 
+    // From elsewhere only who shows the pool's token orders anything, and nothing but a drain.
     let mut fourth = world.take(FOURTH);
-    fourth.terminate();
+    for (path, token) in [
+        ("/drain", None),
+        ("/drain", Some("another-token")),
+        ("/quitquitquit", None),
+        ("/quitquitquit", Some(POOL_TOKEN)),
+    ] {
+        assert_eq!(fourth.order(path, token).await.status, 403, "{path} {token:?}");
+    }
+    assert_eq!(fourth.order("/drain", Some(POOL_TOKEN)).await.status, 200);
     world.until_gone().await;
-    assert!(fourth.ended().await.success(), "SIGTERM is an orderly end: {}", fourth.output());
+    assert!(fourth.ended().await.success(), "a drain order is an orderly end: {}", fourth.output());
     for crowd in [&a, &b, &lasting[0], &lasting[1]] {
         crowd.more(100).await;
         crowd.must_be_well();
