@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod balance;
 mod ending;
 mod joining;
 mod registration;
