@@ -14,146 +14,107 @@ mod played;
 mod world;
 
 use cairn_mesh_tests::control::eventually;
-use cairn_mesh_tests::namespace::{self, Role};
-use cairn_mesh_tests::part::tail;
-use cairn_mesh_tests::program::{self, Program};
+use cairn_mesh_tests::harness::{self, Need, Place, Target};
+use cairn_mesh_tests::steps::Steps;
 use commands::{addresses, foreign_objects, gateway, install_again, lints, status, uninstall};
 use entries::{conflict, dead_member, draining, guard, leaks, notice, pods};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use world::{MEMBERS, POOL, Registrar, World};
 
-const PROGRAM: &str = "CAIRN_REGISTRAR_PROGRAM_DIR";
-const BINARY: &str = "CAIRN_BINARY";
-const LOGS: &str = "CAIRN_REGISTRAR_LOGS";
-const DIR: &str = "CAIRN_REGISTRAR_DIR";
-
-const COUNT: usize = 20;
-static PASSED: AtomicUsize = AtomicUsize::new(0);
+const TARGET: Target = Target {
+    name: "registrar",
+    steps: 20,
+    tmp: env!("CARGO_TARGET_TMPDIR"),
+    needs: &[Need::Cairn],
+};
 
 fn main() -> ExitCode {
-    match Role::current() {
-        Role::Outside => outside(),
-        Role::Lab => lab(),
-        Role::Pod => ExitCode::FAILURE,
-    }
+    harness::run(TARGET, all)
 }
 
-fn outside() -> ExitCode {
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
-    if let Some(reason) = namespace::unavailable() {
-        return skip(&reason);
-    }
-    let program = match program::build(target, |line| println!("{line}")) {
-        Ok(program) => program,
-        Err(reason) => return skip(&reason),
-    };
-    let binary = cairn_test_support::process::binary();
-    let logs = Path::new(env!("CARGO_TARGET_TMPDIR")).join("logs-registrar");
-    let _ = std::fs::remove_dir_all(&logs);
-    std::fs::create_dir_all(&logs).unwrap();
-    let dir = tempfile::tempdir().unwrap();
-    namespace::run_lab(&[
-        (PROGRAM, &program.dir),
-        (BINARY, &binary),
-        (LOGS, &logs),
-        (DIR, dir.path()),
-    ])
-}
-
-/// What a developer's machine lacks is no failure; CI must not skip unseen.
-fn skip(reason: &str) -> ExitCode {
-    if std::env::var("CI").is_ok_and(|value| value == "true") {
-        println!("0 passed, {COUNT} failed: {reason}");
-        return ExitCode::FAILURE;
-    }
-    println!("{COUNT} skipped: {reason}");
-    ExitCode::SUCCESS
-}
-
-fn lab() -> ExitCode {
-    namespace::end_with_parent();
-    namespace::prepare();
-    let given = |name: &str| PathBuf::from(std::env::var_os(name).unwrap());
-    let (logs, dir) = (given(LOGS), given(DIR));
-    let program = Program { dir: given(PROGRAM) };
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let verdict = catch_unwind(AssertUnwindSafe(|| {
-        runtime.block_on(async { run(World::start(&program, &dir, &logs).await).await });
-    }));
-    let passed = PASSED.load(Ordering::SeqCst);
-    if verdict.is_ok() {
-        assert_eq!(passed, COUNT, "COUNT is the number of steps");
-        println!("{passed} passed, 0 failed");
-        return ExitCode::SUCCESS;
-    }
-    for part in ["etcd", "kube-apiserver"] {
-        println!("\n-- the end of {part}.log\n{}", tail(&logs.join(format!("{part}.log")), 15));
-    }
-    println!("\nlogs are in {}", logs.display());
-    println!("{passed} passed, 1 failed, {} skipped", COUNT - passed - 1);
-    ExitCode::FAILURE
-}
-
-fn passed(step: &str) {
-    let number = PASSED.fetch_add(1, Ordering::SeqCst) + 1;
-    println!("[{number}/{COUNT}] {step}");
-}
-
-async fn run(mut world: World) {
-    foreign_objects(&world).await;
-    passed("objects that are somebody else's are refused, and taken over with --adopt");
-    install_again(&world).await;
-    passed("a second install changes nothing");
-    lints(&world).await;
-    passed("lint reads the cluster");
+async fn all(place: Place, mut steps: Steps) -> Steps {
+    let Place { program, dir, logs } = &place;
+    let mut world = World::start(program, dir, logs).await;
+    steps
+        .run(
+            "objects that are somebody else's are refused, and taken over with --adopt",
+            foreign_objects(&world),
+        )
+        .await;
+    steps.run("a second install changes nothing", install_again(&world)).await;
+    steps.run("lint reads the cluster", lints(&world)).await;
     world.rights().await;
     for number in 1..=4 {
         world.add(number).await;
     }
     let registrar = world.registrar().await;
-    starts(&world, &registrar).await;
-    passed("it leads, with the rights that it asks for, and leaves living members alone");
-    away(&registrar).await;
-    passed("a cluster that is away is reported, and holds up no other");
-    re_creation(&world, &registrar).await;
-    passed("objects that were deleted are made again, with their address");
-    tokens(&world).await;
-    passed("tokens and roots are in the members' Secret");
-    shards(&mut world, &registrar).await;
-    passed("each shard has two members, and a member that comes moves only its own places");
-    weights(&world, &registrar).await;
-    passed("a member that is new and idle gets more, until it has enough");
-    status(&world).await;
-    passed("status shows members by clusters");
-    dead_member(&mut world, &registrar).await;
-    passed("the entry of a member that does not answer goes after the third probe");
-    conflict(&mut world, &registrar).await;
-    passed("an entry that comes back is reported, and stays");
-    draining(&mut world, &registrar).await;
-    passed("a member that drains is deregistered at once, one that is not ready is not");
-    pods(&mut world, &registrar).await;
-    passed("a pod that ends or is gone takes its entry with it");
-    guard(&mut world, &registrar).await;
-    passed("of two of four that fall silent one is given up");
-    notice(&mut world, &registrar).await;
-    passed("a notice leads to a drain order with the pool's token, until it is taken");
-    leaks(&mut world, &registrar).await;
-    passed("an entry without a member is swept, unless somebody answers there");
-    let registrar = restart(&mut world, registrar).await;
-    passed(
-        "what was under way when it was killed is finished by the next; another waits for the Lease",
-    );
-    missing_right(&mut world, &registrar).await;
-    passed("a right that is missing is named");
+    steps
+        .run(
+            "it leads, with the rights that it asks for, and leaves living members alone",
+            starts(&world, &registrar),
+        )
+        .await;
+    steps.run("a cluster that is away is reported, and holds up no other", away(&registrar)).await;
+    steps
+        .run(
+            "objects that were deleted are made again, with their address",
+            re_creation(&world, &registrar),
+        )
+        .await;
+    steps.run("tokens and roots are in the members' Secret", tokens(&world)).await;
+    steps
+        .run(
+            "each shard has two members, and a member that comes moves only its own places",
+            shards(&mut world, &registrar),
+        )
+        .await;
+    steps
+        .run(
+            "a member that is new and idle gets more, until it has enough",
+            weights(&world, &registrar),
+        )
+        .await;
+    steps.run("status shows members by clusters", status(&world)).await;
+    steps
+        .run(
+            "the entry of a member that does not answer goes after the third probe",
+            dead_member(&mut world, &registrar),
+        )
+        .await;
+    steps
+        .run("an entry that comes back is reported, and stays", conflict(&mut world, &registrar))
+        .await;
+    steps
+        .run(
+            "a member that drains is deregistered at once, one that is not ready is not",
+            draining(&mut world, &registrar),
+        )
+        .await;
+    steps
+        .run("a pod that ends or is gone takes its entry with it", pods(&mut world, &registrar))
+        .await;
+    steps
+        .run("of two of four that fall silent one is given up", guard(&mut world, &registrar))
+        .await;
+    steps
+        .run(
+            "a notice leads to a drain order with the pool's token, until it is taken",
+            notice(&mut world, &registrar),
+        )
+        .await;
+    steps
+        .run(
+            "an entry without a member is swept, unless somebody answers there",
+            leaks(&mut world, &registrar),
+        )
+        .await;
+    let registrar = steps.run("what was under way when it was killed is finished by the next; another waits for the Lease", restart(&mut world, registrar)).await;
+    steps.run("a right that is missing is named", missing_right(&mut world, &registrar)).await;
     drop(registrar);
-    uninstall(&world).await;
-    passed("uninstall warns, and removes what is the pool's");
+    steps.run("uninstall warns, and removes what is the pool's", uninstall(&world)).await;
+    steps
 }
 
 async fn starts(world: &World, registrar: &Registrar) {
