@@ -3,6 +3,7 @@
 use crate::backend::BackendArgs;
 use crate::hold::HoldArgs;
 use crate::load::LoadArgs;
+use crate::pool::args::{BalanceArgs, FairnessArgs, SoakArgs};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
@@ -29,6 +30,12 @@ pub enum Command {
     Profile(ProfileArgs),
     /// Measure what telemetry costs: off, as shipped, unsampled traces, and more
     Overhead(OverheadArgs),
+    /// Let members of a pool come and go under load: no request may fail
+    PoolSoak(SoakArgs),
+    /// Double the members of a pool, and see how long its load takes to spread
+    PoolBalance(BalanceArgs),
+    /// Put a tenant that wants too much beside one that does not, on one member of a pool
+    PoolFairness(FairnessArgs),
     /// List the scenarios
     List,
     /// Generate load on a proxy that is there

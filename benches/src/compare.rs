@@ -8,7 +8,7 @@ use crate::proxy::{Contender, Kind};
 use crate::report::{About, Noise, Report};
 use crate::scenario::SCENARIOS;
 use crate::traffic::{self, Effort};
-use crate::{hot, memory, micro, push, scale};
+use crate::{hot, memory, micro, pool, push, scale};
 use anyhow::{Context, Result, ensure};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -53,6 +53,10 @@ pub fn smoke() -> Result<()> {
         let contenders = contenders(&args, &dir, &mut left_out).await?;
         let on_ci = std::env::var("CI").is_ok_and(|value| value == "true");
         ensure!(!on_ci || left_out.is_empty(), "CI needs all: {}", left_out.join(", "));
+        // Before anybody is confined to a core.
+        for contender in contenders.iter().filter(|contender| contender.kind == Kind::Cairn) {
+            pool::smoke(&contender.program).await?;
+        }
         let effort = Effort {
             rounds: 1,
             warm_up: Duration::from_millis(200),

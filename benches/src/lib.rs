@@ -24,6 +24,7 @@ mod machine;
 mod memory;
 mod micro;
 mod overhead;
+mod pool;
 mod probe;
 mod process;
 mod procfs;
@@ -47,6 +48,9 @@ pub fn run() -> ExitCode {
         Command::Compare(args) => compare::run(&args),
         Command::Profile(args) => profile::run(&args),
         Command::Overhead(args) => overhead::run(&args),
+        Command::PoolSoak(args) => pool::soak(&args),
+        Command::PoolBalance(args) => pool::balance(&args),
+        Command::PoolFairness(args) => pool::fairness(&args),
         Command::Smoke => compare::smoke(),
         Command::List => {
             compare::list();

@@ -5,7 +5,7 @@ mod numbers;
 mod tables;
 mod terminal;
 
-pub use numbers::{figure, kib, median, mib, spread, time};
+pub use numbers::{count, figure, kib, median, mib, spread, time};
 pub use terminal::Progress;
 
 use crate::load::{Latency, LoadReport};

@@ -33,7 +33,7 @@ pub struct Mesh {
 
 /// A service and its pod.
 pub struct Service {
-    /// `app` of `app.plain.svc.cluster.local`.
+    /// `app` of `app.plain.svc.cluster.local`; `app.shop` in the namespace `shop`.
     pub name: String,
     /// What handles its requests.
     pub chain: FilterChain,
@@ -95,7 +95,7 @@ impl Mesh {
         let chain = shapes::chain(name, &shapes::manager(name));
         let service = Service { name: name.to_owned(), chain, app, ztunnel, vip, gone: false };
         self.services.push(service);
-        let pod = format!("{name}-1");
+        let pod = format!("{}-1", shapes::name_and_namespace(name).0);
         self.istiod.push(Kind::Workload, vec![shapes::pod(&pod, name, at.ip())], &[]);
         let local = SocketAddr::new(at.ip(), 8080);
         self.istiod.push(Kind::Endpoints, vec![shapes::assignment(name, &[(&pod, local)])], &[]);

@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `/status/NNN` | that status, body `status NNN` |
 //! | `/hold?gate=G` | the response waits until the test releases `G` |
+//! | `/slow?ms=N` | the response comes after N milliseconds (100) |
 //! | `/gate?gate=G` | head and `first ` at once, `second` after `G` |
 //! | `/reset` | the connection is dropped before the response |
 //! | `/cut?gate=G` | a Content-Length of 100, 10 bytes, and after `G` the connection is dropped |
@@ -44,6 +45,7 @@ use std::collections::{HashMap, HashSet};
 use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::sync::watch;
 
@@ -314,6 +316,10 @@ impl Backend {
                     true => full(200, self.echo(seen), Framing::Length),
                     false => Reply::Abort,
                 }
+            }
+            "/slow" => {
+                tokio::time::sleep(Duration::from_millis(seen.number("ms", 100))).await;
+                full(200, "slow".to_owned(), Framing::Length)
             }
             "/gate" => Reply::Gated { gate: seen.query("gate").pop().unwrap_or_default() },
             "/reset" => Reply::Abort,

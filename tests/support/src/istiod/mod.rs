@@ -23,7 +23,9 @@ use std::time::Duration;
 use cairn_identity::istiod::{Istiod, Overrides, Roots};
 use cairn_proto::envoy::envoy::config::core::v3::Node;
 use cairn_proto::envoy::envoy::service::discovery::v3::Resource;
+use cairn_proto::prost::Message;
 use cairn_proto::tonic::Status;
+use cairn_proto::workload::Workload;
 use cairn_xds::feed::Kind;
 use tempfile::TempDir;
 
@@ -167,6 +169,26 @@ impl FakeIstiod {
         names
             .filter_map(|name| name.split_once("/WorkloadEntry/").map(|(_, name)| name.to_owned()))
             .collect()
+    }
+
+    /// Addresses of the entries that there are, with their weights, as a ztunnel takes them: who has none has 1.
+    pub fn weighted_entries(&self) -> Vec<(IpAddr, u32)> {
+        let world = self.shared.world.lock().unwrap();
+        let entries = world.all(Kind::Workload).filter(|one| one.name.contains("/WorkloadEntry/"));
+        let found = entries.filter_map(|one| {
+            let workload = Workload::decode(one.resource.as_ref()?.value.as_slice()).ok()?;
+            let bytes = workload.addresses.first()?.as_slice();
+            let v4 = <[u8; 4]>::try_from(bytes).map(IpAddr::from);
+            let address = v4.or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from)).ok()?;
+            Some((address, workload.capacity.unwrap_or(1)))
+        });
+        found.collect()
+    }
+
+    /// How many entries are of streams that are open, and not of the grace period after one.
+    pub fn registered(&self) -> usize {
+        let world = self.shared.world.lock().unwrap();
+        world.registered.values().filter(|streams| **streams > 0).count()
     }
 
     /// Somebody deletes an entry: its stream stays open, and only another one makes it again.

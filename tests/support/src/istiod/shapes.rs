@@ -1,7 +1,8 @@
 //! Messages of a small mesh, in the shapes that istiod gives them: those of the recording `plain`, with other names and
 //! addresses.
 //!
-//! A service `app` is `app.plain.svc.cluster.local`, port 80, HTTP. Its pods are behind tunnels.
+//! A service `app` is `app.plain.svc.cluster.local`, port 80, HTTP; `app.shop` is the one of the namespace `shop`. Its
+//! pods are behind tunnels.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
@@ -40,19 +41,26 @@ use cairn_xds::feed::Kind;
 
 use super::resources::{capture, resource};
 
-/// Namespace of everything.
+/// Namespace of everything that names none.
 pub const NAMESPACE: &str = "plain";
 /// The service of the recording that others are made of.
 const MODEL: &str = "app";
 
+/// Name and namespace of a service, or of an account: `app` or `app.shop`.
+pub fn name_and_namespace(service: &str) -> (&str, &str) {
+    service.split_once('.').unwrap_or((service, NAMESPACE))
+}
+
 /// The chain and the cluster of a service.
 pub fn name(service: &str) -> String {
-    format!("inbound-vip|80|http|{service}.{NAMESPACE}.svc.cluster.local")
+    let (name, namespace) = name_and_namespace(service);
+    format!("inbound-vip|80|http|{name}.{namespace}.svc.cluster.local")
 }
 
 /// The identity of a service account.
 pub fn identity(account: &str) -> String {
-    format!("spiffe://cluster.local/ns/{NAMESPACE}/sa/{account}")
+    let (name, namespace) = name_and_namespace(account);
+    format!("spiffe://cluster.local/ns/{namespace}/sa/{name}")
 }
 
 /// Any message as `Any`.
@@ -326,9 +334,11 @@ pub fn cluster(service: &str) -> Cluster {
         && let Some(ValueKind::StructValue(first)) =
             services.values.first_mut().and_then(|first| first.kind.as_mut())
     {
-        let host = format!("{service}.{NAMESPACE}.svc.cluster.local");
+        let (name, namespace) = name_and_namespace(service);
+        let host = format!("{name}.{namespace}.svc.cluster.local");
         first.fields.extend(one_text("host", &host).fields);
-        first.fields.extend(one_text("name", service).fields);
+        first.fields.extend(one_text("name", name).fields);
+        first.fields.extend(one_text("namespace", namespace).fields);
     }
     if let Some(eds) = &mut cluster.eds_cluster_config {
         eds.service_name.clone_from(&cluster.name);
@@ -372,7 +382,8 @@ pub fn assignment(service: &str, pods: &[(&str, SocketAddr)]) -> Resource {
             internal.endpoint_id = address.to_string();
         }
         let metadata = &mut endpoint.metadata.as_mut().unwrap().filter_metadata;
-        let workload = format!("{pod};{NAMESPACE};{service};v1;Kubernetes");
+        let (name, namespace) = name_and_namespace(service);
+        let workload = format!("{pod};{namespace};{name};v1;Kubernetes");
         metadata.insert("istio".to_owned(), one_text("workload", &workload));
         let local = one_text("local", &address.to_string());
         metadata.insert("envoy.filters.listener.original_dst".to_owned(), local);
@@ -390,8 +401,10 @@ fn one_text(name: &str, text: &str) -> Struct {
 /// A pod with a service account.
 pub fn pod(name: &str, account: &str, address: IpAddr) -> Resource {
     let mut workload: Workload = recorded(Kind::Workload, "Kubernetes//Pod/plain/app-v1");
-    workload.uid = format!("Kubernetes//Pod/{NAMESPACE}/{name}");
+    let (account, namespace) = name_and_namespace(account);
+    workload.uid = format!("Kubernetes//Pod/{namespace}/{name}");
     workload.name = name.to_owned();
+    workload.namespace = namespace.to_owned();
     workload.workload_name = name.to_owned();
     workload.service_account = account.to_owned();
     workload.canonical_name = account.to_owned();
@@ -419,4 +432,22 @@ pub fn with_filter_of_tunnels(filter: HttpFilter) -> Listener {
     manager.http_filters.insert(last, filter);
     chain.filters[0].config_type = Some(ConfigType::TypedConfig(pack(&manager)));
     listener
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_service_may_be_of_another_namespace() {
+        assert_eq!(name("app"), "inbound-vip|80|http|app.plain.svc.cluster.local");
+        assert_eq!(name("app.shop"), "inbound-vip|80|http|app.shop.svc.cluster.local");
+        assert_eq!(identity("app.shop"), "spiffe://cluster.local/ns/shop/sa/app");
+        let workload = pod("app-1", "app.shop", [127, 0, 0, 1].into());
+        let workload = Workload::decode(workload.resource.unwrap().value.as_slice()).unwrap();
+        assert_eq!(
+            (workload.namespace.as_str(), workload.service_account.as_str()),
+            ("shop", "app")
+        );
+    }
 }
