@@ -3,7 +3,7 @@
 //! ztunnel chooses a member for each connection of an application, and connections live long: a member that is new
 //! stays idle without this. The fleet's mean is the scaler's, and is told to whoever shows the pool's token.
 
-use super::process::Roster;
+use super::roster::Roster;
 use crate::load::Reporter;
 use bytes::Bytes;
 use cairn_autoscale::FleetMean;

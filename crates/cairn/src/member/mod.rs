@@ -16,14 +16,18 @@
 mod args;
 mod balance;
 mod cluster;
+mod leave;
 mod node;
 mod numbers;
 mod pages;
 mod process;
 mod registration;
+mod roster;
 mod settings;
 mod sibling;
+mod start;
 mod state;
+mod stay;
 
 pub use args::MemberArgs;
 pub use process::run;

@@ -1,6 +1,6 @@
 //! The memberships in metrics, with what each mesh has to tell.
 
-use super::process::Roster;
+use super::roster::Roster;
 use super::state::{Phase, Registered};
 use cairn_proxy::OverloadReading;
 use cairn_telemetry::Writer;

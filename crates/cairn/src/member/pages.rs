@@ -10,7 +10,7 @@
 //! What changes something takes a POST from this machine; a drain order may come from anywhere if it shows the pool's
 //! token.
 
-use super::process::Roster;
+use super::roster::Roster;
 use crate::admin::server::{self, LONG, Page, SHORT, not_found, page, text};
 use crate::admin::{Door, read, refuse_write, scrape};
 use crate::load::Reporter;

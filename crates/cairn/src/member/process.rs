@@ -5,6 +5,7 @@ use super::balance;
 use super::cluster::{Ending, House, Membership, Parts, Scarce};
 use super::numbers;
 use super::pages::Pages;
+use super::roster::{A_CLUSTER, Roster};
 use super::settings::{Source, Who};
 use super::state::Status;
 use crate::admin::{Door, Started};
@@ -24,7 +25,6 @@ use cairn_pool::PoolConfig;
 use cairn_pool::config::Cluster;
 use cairn_proxy::{Overload, OverloadConfig, Placement, Workers};
 use cairn_telemetry::Telemetry;
-use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroUsize;
@@ -36,32 +36,12 @@ use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
-/// What readiness calls a cluster that is served.
-pub const A_CLUSTER: &str = "a cluster";
 /// How often readiness is brought up to date.
 const LOOK: Duration = Duration::from_millis(100);
 /// Requests in flight that are let in, by those that a member is good for: the scaler acts long before.
 const ROOM: f64 = 4.0;
 /// How often memory is looked at.
 const MEMORY: Duration = Duration::from_millis(250);
-
-/// The memberships that there are, for those who look.
-#[derive(Default)]
-pub struct Roster {
-    all: Mutex<Vec<(Arc<Status>, Arc<Parts>)>>,
-}
-
-impl Roster {
-    /// All of them, by name.
-    pub fn all(&self) -> Vec<(Arc<Status>, Arc<Parts>)> {
-        self.all.lock().clone()
-    }
-
-    /// The membership of a cluster.
-    pub fn of(&self, name: &str) -> Option<(Arc<Status>, Arc<Parts>)> {
-        self.all.lock().iter().find(|(status, _)| status.name == name).cloned()
-    }
-}
 
 /// The memberships, and those that are on their way out.
 struct Memberships {
@@ -382,7 +362,7 @@ impl Memberships {
         let there = there.map(|one| (Arc::clone(&one.status), Arc::clone(one.parts())));
         let mut all: Vec<_> = there.chain(self.shown.values().cloned()).collect();
         all.sort_by(|(a, _), (b, _)| a.name.cmp(&b.name));
-        *self.roster.all.lock() = all;
+        self.roster.show(all);
     }
 
     /// The process is ready while one cluster can be served.
