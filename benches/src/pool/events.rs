@@ -8,12 +8,11 @@ use super::session::REVISION;
 use anyhow::{Context, Result};
 use cairn_proto::envoy::envoy::config::core::v3::{HeaderValue, HeaderValueOption};
 use cairn_test_support::istiod::shapes;
+use std::iter::repeat_n;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Fewer members than that are never left.
-const FEWEST: usize = 2;
-/// More are not added.
+/// More members are not added.
 const MOST: usize = 5;
 /// How long an istiod is away.
 const AWAY: Duration = Duration::from_secs(1);
@@ -39,8 +38,8 @@ pub enum Event {
     Route,
 }
 
-/// Each with how often it happens.
-const LIKELY: [(Event, u32); 7] = [
+/// How often each happens among as many events as these are together.
+const OFTEN: [(Event, usize); 7] = [
     (Event::Join, 2),
     (Event::Terminate, 4),
     (Event::Order, 4),
@@ -63,27 +62,29 @@ pub struct Events {
     pub ground: Ground,
     /// Which, to whom.
     pub random: Random,
+    /// What is still to happen before anything happens more often.
+    bag: Vec<Event>,
     revision: u64,
 }
 
 impl Events {
     /// On this ground.
     pub fn new(ground: Ground, random: Random) -> Events {
-        Events { ground, random, revision: 0 }
+        Events { ground, random, bag: Vec::new(), revision: 0 }
     }
 
     /// What happens next.
     pub fn next(&mut self) -> Event {
-        let members = self.ground.members.len();
-        let possible: Vec<(Event, u32)> = LIKELY
-            .into_iter()
-            .filter(|(event, _)| match event {
-                Event::Join => members < MOST,
-                Event::Leave => members >= FEWEST,
-                _ => true,
-            })
-            .collect();
-        self.random.weighted(&possible).unwrap_or(Event::Route)
+        loop {
+            if self.bag.is_empty() {
+                let all = OFTEN.iter().flat_map(|(event, times)| repeat_n(*event, *times));
+                self.bag.extend(all);
+            }
+            let event = self.bag.swap_remove(self.random.below(self.bag.len()));
+            if event != Event::Join || self.ground.members.len() < MOST {
+                return event;
+            }
+        }
     }
 
     /// Lets it happen, and waits until all is well again; tells what it was.

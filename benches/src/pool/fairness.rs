@@ -34,10 +34,10 @@ pub async fn run(program: &Path, args: &FairnessArgs) -> Result<()> {
     let (greedy, modest) = (TOO_MUCH * share, (share / 4).max(1));
     let phase = Duration::from_secs(*seconds);
     println!(
-        "pool-fairness: --capacity in-flight={in_flight}, a share is {share}; {GREEDY} wants {greedy}, {MODEST} {modest}"
+        "pool-fairness: --max-in-flight {in_flight}, a share is {share}; {GREEDY} wants {greedy}, {MODEST} {modest}"
     );
-    let capacity = format!("in-flight={in_flight}");
-    let arguments = ["--capacity", capacity.as_str()];
+    let (capacity, most) = (format!("in-flight={in_flight}"), in_flight.to_string());
+    let arguments = ["--capacity", &capacity, "--max-in-flight", &most];
     let mut ground = super::ground("pool-fairness", program, &arguments, &SERVICES).await?;
     ground.add_members(1).await?;
     let cluster = Arc::clone(ground.clusters.first().context("there is no cluster")?);
@@ -114,7 +114,7 @@ async fn measure(
     }
     tokio::time::sleep(WARM_UP).await;
     for (tally, _) in &both {
-        tally.forget();
+        tally.forget(&REFUSALS);
     }
     tokio::time::sleep(phase).await;
     let mut seen = both.iter().map(|(tally, places)| (tally.seen(), *places > 0));

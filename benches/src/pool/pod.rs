@@ -88,10 +88,11 @@ async fn draining(client: &HboneClient) -> bool {
     client.is_closed() || client.is_draining().await
 }
 
-/// An error of HTTP/2 in words that are equal for equal errors.
+/// An error of HTTP/2 in words that are equal for equal errors. A stream that a GOAWAY ends was not processed (RFC 9113
+/// section 6.8): its request was on the way while the connection ended.
 pub fn of_h2(error: &h2::Error) -> String {
     let how = match (error.is_go_away(), error.is_reset()) {
-        (true, _) => "GOAWAY",
+        (true, _) => "not processed, GOAWAY",
         (_, true) => "reset",
         _ => "broken",
     };

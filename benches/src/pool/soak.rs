@@ -30,14 +30,14 @@ const SERVICES: [&[&str]; 2] = [&["app-of-a", "pay-of-a"], &["app-of-b", "pay-of
 const PATH: &str = "/slow?ms=5";
 /// Of those that are asked for something slow.
 const SLOW_PATH: &str = "/slow?ms=700";
-/// Before the first event, between events, and after the last.
-const CALM: Duration = Duration::from_millis(1500);
 
 /// What a run is made of.
 pub struct Course {
     seed: u64,
     members: usize,
     clients: usize,
+    /// Before the first event, between events, and after the last.
+    calm: Duration,
     plan: Vec<Option<Event>>,
 }
 
@@ -48,6 +48,7 @@ impl Course {
             seed: args.seed.unwrap_or_else(Random::any_seed),
             members: 3,
             clients: args.clients,
+            calm: Duration::from_millis(1500),
             plan: (0..args.events).map(|_| None).collect(),
         }
     }
@@ -55,13 +56,14 @@ impl Course {
     /// Three events that are quickly over.
     pub fn brief() -> Course {
         let plan = [Event::Route, Event::Terminate, Event::Restart].map(Some);
-        Course { seed: 1, members: 2, clients: 2, plan: plan.to_vec() }
+        let calm = Duration::from_millis(500);
+        Course { seed: 1, members: 2, clients: 2, calm, plan: plan.to_vec() }
     }
 }
 
 /// Runs it. An error when anything failed.
 pub async fn run(program: &Path, course: Course) -> Result<()> {
-    let Course { seed, members, clients, plan } = course;
+    let Course { seed, members, clients, calm, plan } = course;
     println!("pool-soak: {} events, {clients} pods in each cluster, --seed {seed}", plan.len());
     let mut ground = super::ground("pool-soak", program, &ENDING, &SERVICES).await?;
     ground.add_members(members).await?;
@@ -75,10 +77,10 @@ pub async fn run(program: &Path, course: Course) -> Result<()> {
             }
         }
     }
-    tokio::time::sleep(CALM).await;
+    tokio::time::sleep(calm).await;
     let mut events = Events::new(ground, random.fork());
-    let happened = all(&mut events, &plan, &tally).await;
-    tokio::time::sleep(CALM).await;
+    let happened = all(&mut events, (&plan, calm), &tally).await;
+    tokio::time::sleep(calm).await;
     crowd.leave().await?;
     let seen = tally.seen();
     println!(
@@ -104,7 +106,11 @@ pub async fn run(program: &Path, course: Course) -> Result<()> {
     Ok(())
 }
 
-async fn all(events: &mut Events, plan: &[Option<Event>], tally: &Tally) -> Result<()> {
+async fn all(
+    events: &mut Events,
+    (plan, calm): (&[Option<Event>], Duration),
+    tally: &Tally,
+) -> Result<()> {
     let began = Instant::now();
     for (number, planned) in (1..).zip(plan) {
         let event = planned.unwrap_or_else(|| events.next());
@@ -112,7 +118,7 @@ async fn all(events: &mut Events, plan: &[Option<Event>], tally: &Tally) -> Resu
         let outcome = events.happen(event).await;
         let took = start.elapsed().as_secs_f64();
         if outcome.is_ok() {
-            tokio::time::sleep(CALM).await;
+            tokio::time::sleep(calm).await;
         }
         let after = tally.brief();
         let what = match &outcome {

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 /// Reasons that are counted apart; what comes after them is `other`.
 const MAX_REASONS: usize = 40;
-/// Failures that are told in full.
-const MAX_TOLD: usize = 20;
+/// Failures that are told in full, of each reason and of all.
+const MAX_TOLD: (u64, usize) = (5, 20);
 /// Latencies up to this, in microseconds.
 const MAX_MICROS: u64 = 60_000_000;
 
@@ -93,13 +93,17 @@ impl Tally {
 
     /// A request or a tunnel failed.
     pub fn fail(&self, member: Option<IpAddr>, failure: &Failure) {
-        {
+        let count = {
             let mut failures = self.failures.lock();
             let known = failures.contains_key(&failure.0) || failures.len() < MAX_REASONS;
             let reason = if known { failure.0.as_str() } else { "other" };
-            *failures.entry(reason.to_owned()).or_default() += 1;
+            let count = failures.entry(reason.to_owned()).or_default();
+            *count += 1;
+            *count
+        };
+        if count <= MAX_TOLD.0 {
+            self.sample(member, &failure.0);
         }
-        self.sample(member, &failure.0);
     }
 
     /// There is one connection more.
@@ -118,7 +122,7 @@ impl Tally {
 
     fn sample(&self, member: Option<IpAddr>, what: &str) {
         let mut samples = self.samples.lock();
-        if samples.len() < MAX_TOLD {
+        if samples.len() < MAX_TOLD.1 {
             let at = self.began.elapsed().as_secs_f64();
             let member = member.map(|ip| format!(" by {ip}")).unwrap_or_default();
             samples.push(format!("{at:.2} s{member}: {what}"));
@@ -140,10 +144,11 @@ impl Tally {
         }
     }
 
-    /// Counts from here on, as after a warm-up; what has failed is not forgotten.
-    pub fn forget(&self) {
+    /// Counts answers, and failures of these reasons, from here on, as after a warm-up.
+    pub fn forget(&self, reasons: &[&str]) {
         self.requests.store(0, Ordering::Relaxed);
         self.latency.lock().reset();
+        self.failures.lock().retain(|reason, _| !reasons.contains(&reason.as_str()));
     }
 
     /// Answered requests and failures so far.
@@ -195,9 +200,12 @@ mod tests {
         let seen = tally.seen();
         assert_eq!((seen.failed(), seen.failures["other"]), (100, 60));
         assert_eq!(seen.failures.len(), MAX_REASONS + 1);
-        assert_eq!(seen.samples.len(), MAX_TOLD);
+        assert_eq!(seen.samples.len(), MAX_TOLD.1);
         assert_eq!((seen.requests, seen.wrong), (1, 1));
         assert_eq!(seen.failed_of(&["reason 1", "reason 2", "reason 99"]), 2);
         assert!((2.9..3.1).contains(&seen.milliseconds(0.5)));
+        tally.forget(&["reason 1", "other"]);
+        let seen = tally.seen();
+        assert_eq!((seen.requests, seen.failed()), (0, 39));
     }
 }
