@@ -3,7 +3,7 @@
 use crate::backend::BackendArgs;
 use crate::hold::HoldArgs;
 use crate::load::LoadArgs;
-use crate::pool::args::{BalanceArgs, FairnessArgs, SoakArgs};
+use crate::pool::args::{BalanceArgs, FairnessArgs, SoakArgs, WarmArgs};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
@@ -36,6 +36,8 @@ pub enum Command {
     PoolBalance(BalanceArgs),
     /// Put a tenant that wants too much beside one that does not, on one member of a pool
     PoolFairness(FairnessArgs),
+    /// Start members that ask a sibling for the configuration of 1,000 services
+    PoolWarm(WarmArgs),
     /// List the scenarios
     List,
     /// Generate load on a proxy that is there

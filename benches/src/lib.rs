@@ -51,6 +51,7 @@ pub fn run() -> ExitCode {
         Command::PoolSoak(args) => pool::soak(&args),
         Command::PoolBalance(args) => pool::balance(&args),
         Command::PoolFairness(args) => pool::fairness(&args),
+        Command::PoolWarm(args) => pool::warm(&args),
         Command::Smoke => compare::smoke(),
         Command::List => {
             compare::list();

@@ -62,3 +62,14 @@ pub struct FairnessArgs {
     #[command(flatten)]
     pub build: Build,
 }
+
+/// Arguments of `pool-warm`.
+#[derive(Debug, Clone, Args)]
+pub struct WarmArgs {
+    /// Members that start by what a sibling tells
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u8).range(1..=100))]
+    pub rounds: u8,
+    /// Which Cairn.
+    #[command(flatten)]
+    pub build: Build,
+}

@@ -2,7 +2,7 @@
 //! ztunnel does.
 //!
 //! [`soak`] lets things happen to the members, [`balance`] doubles their number, [`fairness`] gives one of them a tenant
-//! that wants too much. Clusters and clients are in this process.
+//! that wants too much, [`warm`] starts members that ask a sibling. Clusters and clients are in this process.
 
 pub mod args;
 mod balance;
@@ -15,11 +15,12 @@ mod random;
 mod session;
 mod soak;
 mod tally;
+mod warm;
 
 use crate::binaries::build_cairn;
 use crate::compare::prepare;
 use anyhow::{Context, Result};
-use args::{BalanceArgs, Build, FairnessArgs, SoakArgs};
+use args::{BalanceArgs, Build, FairnessArgs, SoakArgs, WarmArgs};
 use ground::Ground;
 use member::Launch;
 use std::fs;
@@ -51,6 +52,11 @@ pub fn balance(args: &BalanceArgs) -> Result<()> {
 /// `benches pool-fairness`.
 pub fn fairness(args: &FairnessArgs) -> Result<()> {
     runtime()?.block_on(async { fairness::run(&program(&args.build).await?, args).await })
+}
+
+/// `benches pool-warm`.
+pub fn warm(args: &WarmArgs) -> Result<()> {
+    runtime()?.block_on(async { warm::run(&program(&args.build).await?, args).await })
 }
 
 /// Three events, for `benches smoke`.
