@@ -143,6 +143,11 @@ impl ControlPlane {
         self.istiod.must_run();
     }
 
+    /// The administrator's kubeconfig.
+    pub fn kubeconfig(&self) -> &Path {
+        &self.api.kubeconfig
+    }
+
     /// A page of istiod for operators, such as `/debug/syncz`.
     ///
     /// # Panics

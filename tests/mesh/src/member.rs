@@ -61,7 +61,8 @@ impl Access {
         }
     }
 
-    fn config(&self, ip: Ipv4Addr) -> Value {
+    /// The cluster in a `pool.yaml` of whoever listens at `ip`.
+    pub fn config(&self, ip: IpAddr) -> Value {
         let Access { name, user, istiod, cluster_id, trust_domain, root, token } = self;
         json!({
             "name": name,
@@ -74,7 +75,7 @@ impl Access {
             "namespace": user.namespace,
             "service_account": user.service_account,
             "gateway": user.name,
-            "listen": SocketAddr::new(ip.into(), user.port).to_string(),
+            "listen": SocketAddr::new(ip, user.port).to_string(),
         })
     }
 }
@@ -210,6 +211,16 @@ impl Member {
         assert!(status.success());
     }
 
+    /// SIGSTOP: as when its machine is gone.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn freeze(&self) {
+        let pid = self.part.pid().to_string();
+        let status = std::process::Command::new("kill").args(["-STOP", &pid]).status().unwrap();
+        assert!(status.success());
+    }
+
     /// SIGKILL, and waits until it is gone.
     pub async fn kill(&mut self) {
         self.part.kill().await;
@@ -235,7 +246,7 @@ fn config(number: u8, siblings: &[u8], clusters: &[Access]) -> Value {
     let ip = address(number);
     let siblings: Vec<String> =
         siblings.iter().map(|number| address(*number).to_string()).collect();
-    let clusters: Vec<Value> = clusters.iter().map(|cluster| cluster.config(ip)).collect();
+    let clusters: Vec<Value> = clusters.iter().map(|cluster| cluster.config(ip.into())).collect();
     json!({
         "pool": { "name": "waypoint-pool", "token_file": "pool-token" },
         "member": { "name": format!("wp-{number}"), "address": ip.to_string(), "locality": "r1/z1" },

@@ -118,7 +118,7 @@ impl Exchange {
         // What makes a fresh start fail must not make every start fail.
         let warm = catch_unwind(AssertUnwindSafe(|| {
             let imported = before.imported(&store)?;
-            replay(&store, &imported, &mut feeder).then(|| publisher.publish())
+            replay(&store, &imported, before.what(), &mut feeder).then(|| publisher.publish())
         }));
         let warm = warm.unwrap_or_else(|_| {
             tracing::error!("no warm start: kept configuration could not be used, it is forgotten");
@@ -150,6 +150,15 @@ impl Exchange {
 }
 
 impl Before {
+    /// In words.
+    fn what(&self) -> &'static str {
+        match self {
+            Before::Nothing => "nothing",
+            Before::Kept(..) => "kept configuration",
+            Before::Told(_) => "what a sibling has told",
+        }
+    }
+
     /// What the store then has, if it has anything.
     fn imported(&self, store: &Store) -> Option<Imported> {
         match self {
@@ -171,9 +180,9 @@ impl Before {
 }
 
 /// Takes in what the store has. `true`: there is all that is needed to serve.
-fn replay(store: &Store, imported: &Imported, feeder: &mut Feeder) -> bool {
+fn replay(store: &Store, imported: &Imported, what: &str, feeder: &mut Feeder) -> bool {
     if let Err(rejected) = store.replay(feeder) {
-        tracing::warn!(%rejected, "known configuration was refused in part");
+        tracing::warn!(%rejected, "{what} was refused in part");
     }
     let age = imported.written.elapsed().unwrap_or_default();
     let whole = NEEDED.iter().all(|kind| imported.answered.contains(kind));
@@ -181,7 +190,7 @@ fn replay(store: &Store, imported: &Imported, feeder: &mut Feeder) -> bool {
         age_s = age.as_secs(),
         resources = imported.footprint.resources,
         whole,
-        "warm start from known configuration"
+        "warm start from {what}"
     );
     whole
 }

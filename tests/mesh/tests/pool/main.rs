@@ -12,6 +12,7 @@ mod churn;
 mod cluster;
 mod outage;
 mod played;
+mod registrar;
 mod settings;
 mod tenants;
 mod world;
@@ -22,7 +23,7 @@ use std::process::ExitCode;
 use world::World;
 
 const TARGET: Target =
-    Target { name: "pool", steps: 17, tmp: env!("CARGO_TARGET_TMPDIR"), needs: &[Need::Cairn] };
+    Target { name: "pool", steps: 18, tmp: env!("CARGO_TARGET_TMPDIR"), needs: &[Need::Cairn] };
 
 fn main() -> ExitCode {
     run(TARGET, all)
@@ -45,6 +46,7 @@ async fn all(place: Place, mut steps: Steps) -> Steps {
     steps.may("a WorkloadEntry that somebody deletes comes back", outage::entry(world)).await;
     steps.may("a canary has its share", canary::weighted(world)).await;
     steps.may("the API server of B is away while one leaves", outage::api_server(world)).await;
+    steps.may("a member falls silent, and the registrar sees it", registrar::silent(world)).await;
     steps.may("B gets another root and trust domain", settings::reinstalled(world)).await;
     steps.run("an orderly end", churn::end(world)).await;
     steps

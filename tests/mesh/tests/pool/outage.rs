@@ -1,5 +1,6 @@
 //! One cluster's control plane is away, or loses what it knew; the other does not notice.
 
+use crate::registrar::Registrar;
 use crate::world::World;
 use cairn_mesh_tests::control::eventually;
 
@@ -84,9 +85,11 @@ pub async fn api_server(world: &mut World) {
     in_a.more(50).await;
     in_a.must_be_well();
 
-    // As the registrar does.
-    world.b.lab.plane.kube.delete(&entry).await;
+    // istiod would keep it for 45 min.
+    let registrar = Registrar::start(world).await;
     world.until_gone().await;
+    assert_eq!(registrar.count("cairn_registrar_swept_total", &[]).await, 1.0, "{entry}");
+    drop(registrar);
     let in_b = world.b.crowd();
     in_b.more(100).await;
     in_b.must_be_well();
