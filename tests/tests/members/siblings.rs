@@ -24,6 +24,9 @@ fn a_sibling_is_asked_first() {
         for kind in ALL {
             a.istiod.hold(kind);
         }
+        // The first one does not hear of it, and so tells what was before.
+        a.add("late").await;
+        a.remove("app");
         let mut file = File::of(second_ip, &[("a", 21001, &a)]);
         file.siblings = vec![first_ip, second_ip, address()];
         let mut second = Member::quick(second_ip, &file).await;
@@ -33,8 +36,6 @@ fn a_sibling_is_asked_first() {
         let client = second.client(21001, &a).await;
         assert_eq!(client.get(VIP, "/").await.backend(), "app");
         // istiod's word counts as soon as it comes.
-        a.add("late").await;
-        a.remove("app");
         for kind in ALL {
             a.istiod.release(kind);
         }
