@@ -43,6 +43,7 @@ impl Course {
                     let gone_since = *gone.get_or_insert_with(Instant::now);
                     if !taken {
                         gone = None;
+                        self.status.registered(Registered::Asking, status.last_error);
                     } else if gone_since.elapsed() >= GONE {
                         break Some(since.elapsed());
                     }
