@@ -1,4 +1,4 @@
-// The lab: a real control plane in one program. The first argument says which part of it runs.
+// The lab: a real control plane and its clients in one program. The first argument says which part of it runs.
 package main
 
 import (
@@ -6,15 +6,17 @@ import (
 	"os"
 
 	"go.etcd.io/etcd/server/v3/etcdmain"
+	helm "helm.sh/helm/v4/pkg/cmd"
 	istioctl "istio.io/istio/istioctl/cmd"
 	istiod "istio.io/istio/pilot/cmd/pilot-discovery/app"
 	"k8s.io/component-base/cli"
+	kubectl "k8s.io/kubectl/pkg/cmd"
 	apiserver "k8s.io/kubernetes/cmd/kube-apiserver/app"
 )
 
 func main() {
 	if len(os.Args) < 2 {
-		fail("usage: lab etcd|kube-apiserver|istiod|istioctl ARGUMENTS")
+		fail("usage: lab etcd|kube-apiserver|istiod|istioctl|kubectl|helm ARGUMENTS")
 	}
 	role := os.Args[1]
 	os.Args = os.Args[1:] // each part reads its own command line
@@ -27,8 +29,14 @@ func main() {
 		run(istiod.NewRootCommand().Execute())
 	case "istioctl":
 		run(istioctl.GetRootCmd(os.Args[1:]).Execute())
+	case "kubectl":
+		os.Exit(cli.Run(kubectl.NewDefaultKubectlCommand()))
+	case "helm":
+		command, err := helm.NewRootCmd(os.Stdout, os.Args[1:], helm.SetupLogging)
+		run(err)
+		run(command.Execute())
 	default:
-		fail("no part is called " + role + ": etcd, kube-apiserver, istiod or istioctl")
+		fail("no part is called " + role + ": etcd, kube-apiserver, istiod, istioctl, kubectl or helm")
 	}
 }
 
