@@ -148,6 +148,11 @@ impl ControlPlane {
         &self.api.kubeconfig
     }
 
+    /// `https://host:port` of the API server, and the file with its CA.
+    pub fn api_address(&self) -> (String, String) {
+        self.api.address()
+    }
+
     /// A page of istiod for operators, such as `/debug/syncz`.
     ///
     /// # Panics

@@ -17,6 +17,7 @@ use std::process::ExitCode;
 const PROGRAM: &str = "CAIRN_LAB_PROGRAM";
 const DEFINITIONS: &str = "CAIRN_LAB_KEDA";
 const BINARY: &str = "CAIRN_BINARY";
+const ROOTFS: &str = "CAIRN_ROOTFS";
 const LOGS: &str = "CAIRN_LAB_LOGS";
 const DIR: &str = "CAIRN_LAB_DIR";
 
@@ -43,6 +44,8 @@ pub enum Need {
     Cairn,
     /// The definitions of KEDA's objects.
     Keda,
+    /// The image's root filesystem, as `deploy/image/rootfs.sh` makes it.
+    Rootfs,
 }
 
 /// What a target has.
@@ -63,6 +66,14 @@ impl Place {
     /// When the target does not need it.
     pub fn binary(&self) -> PathBuf {
         given(BINARY)
+    }
+
+    /// The image's root filesystem.
+    ///
+    /// # Panics
+    /// When the target does not need it.
+    pub fn rootfs(&self) -> PathBuf {
+        given(ROOTFS)
     }
 
     /// The directory with KEDA's definitions.
@@ -119,9 +130,20 @@ fn prepare(target: Target, home: &Path) -> Result<Vec<(&'static str, PathBuf)>, 
                 (BINARY, found.map_err(|error| format!("{}: {error}", binary.display()))?)
             }
             Need::Keda => (DEFINITIONS, crate::keda::definitions(home, say)?),
+            Need::Rootfs => (ROOTFS, rootfs(home)?),
         });
     }
     Ok(programs)
+}
+
+/// Where it was made, or where the variable says.
+fn rootfs(home: &Path) -> Result<PathBuf, String> {
+    let made = home.join("image").join(std::env::consts::ARCH).join("rootfs");
+    let dir = std::env::var_os(ROOTFS).map_or(made, PathBuf::from);
+    if dir.join("usr/local/bin/cairn").is_file() {
+        return Ok(dir);
+    }
+    Err(format!("{} has no image: make it with deploy/image/rootfs.sh", dir.display()))
 }
 
 /// What a developer's machine lacks is no failure; CI must not skip unseen.

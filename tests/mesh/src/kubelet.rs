@@ -1,6 +1,8 @@
 //! What kubelet makes of a pod: its command line, its environment and its files.
 
 use crate::kube::{Bound, Kube};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
@@ -150,6 +152,14 @@ impl Scheduled {
                 let map = map.unwrap_or_else(|| panic!("no ConfigMap {name}"));
                 files.extend(texts(&map["data"]).into_iter().map(|(k, v)| (k.into(), v)));
             }
+            if let Some(name) = source["secret"]["secretName"].as_str() {
+                let secret = kube.get("v1", "Secret", &self.namespace, name).await;
+                let secret = secret.unwrap_or_else(|| panic!("no Secret {name}"));
+                let decode = |(key, value): (String, String)| {
+                    (key.into(), String::from_utf8(STANDARD.decode(value).unwrap()).unwrap())
+                };
+                files.extend(texts(&secret["data"]).into_iter().map(decode));
+            }
             for item in array(&source["downwardAPI"]["items"]) {
                 let field = item["fieldRef"]["fieldPath"].as_str().unwrap();
                 let section = field.strip_prefix("metadata.").unwrap();
@@ -193,7 +203,8 @@ fn array(value: &Value) -> Vec<Value> {
     value.as_array().cloned().unwrap_or_default()
 }
 
-fn texts(value: &Value) -> BTreeMap<String, String> {
+/// A map of texts.
+pub(crate) fn texts(value: &Value) -> BTreeMap<String, String> {
     let pairs = value.as_object().into_iter().flatten();
     pairs.map(|(key, value)| (key.clone(), value.as_str().unwrap_or_default().to_owned())).collect()
 }

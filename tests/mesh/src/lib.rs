@@ -10,9 +10,11 @@
 
 pub mod ads;
 pub mod api;
+pub mod container;
 pub mod control;
 pub mod crowd;
 pub mod grpc;
+pub mod guide;
 pub mod harness;
 pub mod hbone;
 pub mod identity;
@@ -25,6 +27,7 @@ pub mod load;
 pub mod manifest;
 pub mod member;
 pub mod namespace;
+pub mod node;
 pub mod objects;
 pub mod outer;
 pub mod part;

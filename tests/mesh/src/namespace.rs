@@ -106,6 +106,16 @@ pub fn prepare() {
     }
 }
 
+/// Pods with a network of their own reach each other.
+///
+/// # Panics
+/// When the kernel refuses.
+pub fn forward() {
+    for name in ["ip_forward", "conf/all/proxy_arp"] {
+        std::fs::write(Path::new("/proc/sys/net/ipv4").join(name), "1").unwrap();
+    }
+}
+
 /// `ip` with these arguments.
 ///
 /// # Panics

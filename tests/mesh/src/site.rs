@@ -45,6 +45,13 @@ impl Site {
         }
     }
 
+    /// The cluster of that name on `10.244.0.<number>`, which pods with a network of their own reach, too. istiod calls it
+    /// as it calls any that nobody has named: so it is rendered into waypoints.
+    pub fn reachable(name: &str, number: u8) -> Self {
+        let address = Ipv4Addr::new(10, 244, 0, number);
+        Site { name: name.to_owned(), loopback: address, istiod: address, ..Site::default() }
+    }
+
     /// Name of a part's log.
     pub fn part(&self, role: &str) -> String {
         if self.name.is_empty() { role.to_owned() } else { format!("{}-{role}", self.name) }
