@@ -179,6 +179,16 @@ async fn re_creation(world: &World, registrar: &Registrar) {
     assert!(problem.contains("Gateway waypoint-pool/waypoint-pool-s02"), "{problem}");
     let left = gateway(world, "waypoint-pool-s02").await.unwrap();
     assert!(left["status"]["addresses"].as_array().is_none_or(Vec::is_empty), "{left}");
+    // As a chart has it: Helm sets one of the labels, and the other says whose it is.
+    foreign["metadata"]["labels"] = json!({
+        "app.kubernetes.io/managed-by": "Helm", "app.kubernetes.io/part-of": "cairn-pool",
+    });
+    kube.apply(&foreign).await;
+    eventually("Helm's Gateway is the pool's and gets its address", async || {
+        let found = gateway(world, "waypoint-pool-s02").await.unwrap();
+        found["status"]["addresses"] == addresses("waypoint-pool-s02")
+    })
+    .await;
     kube.delete(&left).await;
     registrar.until("it is made", |state| state["clusters"]["east"]["problems"] == json!({})).await;
     // istiod adds addresses of its own; these stay.
