@@ -74,6 +74,24 @@ impl Kube {
         self.apply_at(object, "").await
     }
 
+    /// As [`Kube::apply`]; nothing where the namespace is being deleted.
+    ///
+    /// # Panics
+    /// When the server refuses for another reason.
+    pub async fn apply_where_it_may(&self, object: &Value) -> Option<Value> {
+        let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or("");
+        let namespace = text("/metadata/namespace");
+        let place = path(text("/apiVersion"), text("/kind"), namespace, text("/metadata/name"));
+        let query = format!("{place}?fieldManager=lab&force=true");
+        let (status, answer) =
+            self.call("PATCH", &query, APPLY, object.to_string().as_bytes()).await;
+        match status {
+            200 | 201 => Some(answer),
+            403 | 404 if answer.to_string().contains("NamespaceTerminating") => None,
+            _ => panic!("{place}: {status}: {answer}"),
+        }
+    }
+
     /// As [`Kube::apply`], for the status alone.
     ///
     /// # Panics

@@ -182,7 +182,7 @@ impl Node {
             ip: format!("{net}.{last}"),
         };
         // Server-side, with admission: the namespace's pod security among it.
-        let stored = self.kube.apply(&pod.object()).await;
+        let Some(stored) = self.kube.apply_where_it_may(&pod.object()).await else { return false };
         let image = template["spec"]["containers"][0]["image"].as_str().unwrap();
         let mut running =
             Running { pod, of: of.to_owned(), ready: false, going: false, container: None };
@@ -302,7 +302,8 @@ impl Node {
                 .iter()
                 .map(|one| (one.pod.name.as_str(), one.pod.ip.as_str(), one.ready))
                 .collect();
-            self.kube.apply(&endpoint_slice(namespace, name, &ports, &endpoints)).await;
+            let slice = endpoint_slice(namespace, name, &ports, &endpoints);
+            self.kube.apply_where_it_may(&slice).await;
             let ready = chosen.iter().filter(|one| one.ready).map(|one| one.ip()).collect();
             names.insert(format!("{name}.{namespace}.svc"), ready);
         }

@@ -93,10 +93,10 @@ impl World {
                 self.until("its pods are gone", |world| world.east_nodes.pods.len() == 1).await;
             }
             ("3. The pool", 0) => {
-                self.until("two members", |world| world.members().len() == 2).await;
+                self.until("two members", |world| world.members().len() >= 2).await;
             }
             ("4. A namespace uses it", 0) | ("5. Upgrade, and back", 0) => {
-                self.until("two members", |world| world.members().len() == 2).await;
+                self.until("two members", |world| world.members().len() >= 2).await;
                 self.through_members().await;
             }
             ("6. Away with it", 0) => {
