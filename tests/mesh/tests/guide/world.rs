@@ -3,6 +3,7 @@
 use cairn_mesh_tests::api::ApiServer;
 use cairn_mesh_tests::container::Rootfs;
 use cairn_mesh_tests::control::PATIENCE;
+use cairn_mesh_tests::crowd::{Aim, Crowd, Speaks};
 use cairn_mesh_tests::guide::{Block, Shell};
 use cairn_mesh_tests::harness::Place;
 use cairn_mesh_tests::hbone::Client;
@@ -12,14 +13,18 @@ use cairn_mesh_tests::namespace;
 use cairn_mesh_tests::node::Node;
 use cairn_mesh_tests::objects;
 use cairn_mesh_tests::site::Site;
+use cairn_mesh_tests::ztunnel::Ztunnel;
 use serde_json::{Value, json};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 const PAUSE: Duration = Duration::from_millis(150);
 /// Port of members for the cluster `east`.
 const MEMBERS: u16 = 21001;
+/// The heading of what happens under load.
+const UPGRADE: &str = "5. Upgrade, and back";
 
 pub struct World {
     east: Lab,
@@ -29,6 +34,8 @@ pub struct World {
     client: Client,
     web: Service,
     shell: Shell,
+    /// Callers during an upgrade.
+    crowd: Option<Crowd>,
 }
 
 impl World {
@@ -67,11 +74,14 @@ impl World {
         let pool_nodes = node(pool.kube.clone(), pool.address(), 120, "istiod.east.example");
         let home = dir.join("home");
         let shell = Shell::new(program, &home, &kubeconfig);
-        World { east, pool, east_nodes, pool_nodes, client, web, shell }
+        World { east, pool, east_nodes, pool_nodes, client, web, shell, crowd: None }
     }
 
     /// Runs a block while the nodes do their work, and looks whether it did what the page says.
     pub async fn follow(&mut self, block: &Block) {
+        if block.heading == UPGRADE {
+            self.gather().await;
+        }
         let (shell, script) = (self.shell.clone(), block.script.clone());
         let told = tokio::spawn(async move { shell.run(&script).await });
         while !told.is_finished() {
@@ -95,9 +105,13 @@ impl World {
             ("3. The pool", 0) => {
                 self.until("two members", |world| world.members().len() >= 2).await;
             }
-            ("4. A namespace uses it", 0) | ("5. Upgrade, and back", 0) => {
-                self.until("two members", |world| world.members().len() >= 2).await;
+            ("4. A namespace uses it", 0) => self.through_members().await,
+            (UPGRADE, 0) => {
                 self.through_members().await;
+                let outcome = self.crowd.take().unwrap().stop().await;
+                assert!(outcome.failures.is_empty(), "{outcome:#?}");
+                // Those before, those of the upgrade, those after it.
+                assert!(outcome.good.len() >= 6, "{outcome:#?}");
             }
             ("6. Away with it", 0) => {
                 self.until("no pods are left", |world| world.pool_nodes.pods.is_empty()).await;
@@ -144,7 +158,24 @@ impl World {
         }
     }
 
+    /// Callers as ztunnel lets them through: to the members that istiod names, without a second try.
+    async fn gather(&mut self) {
+        let ztunnel = Arc::new(Ztunnel::start(&self.east.plane).await);
+        let vip = self.web.authority().parse().unwrap();
+        let start = Instant::now();
+        while ztunnel.members(vip).len() < 2 {
+            rounds(&mut self.east_nodes, &mut self.pool_nodes).await;
+            assert!(start.elapsed() < PATIENCE, "ztunnel knows {:?}", ztunnel.members(vip));
+        }
+        let backends = ["web-1".to_owned()].into();
+        let aim = Aim { vip, host: self.web.host(), backends, requests: 20 };
+        let clients = std::slice::from_ref(&self.client);
+        self.crowd = Some(Crowd::start(&ztunnel, clients, aim, &[Speaks::Http1, Speaks::Http2]));
+    }
+
+    /// A request through each member reaches the application; two there are at least.
     async fn through_members(&mut self) {
+        self.until("two members", |world| world.members().len() >= 2).await;
         for ip in self.members() {
             self.asks(SocketAddr::new(ip, MEMBERS), &spiffe("waypoint-pool", "waypoint-pool"))
                 .await;
