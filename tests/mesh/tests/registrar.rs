@@ -421,9 +421,7 @@ async fn missing_right(world: &mut World, registrar: &Registrar) {
     for rule in rules.as_array_mut().unwrap() {
         if rule["resources"] == json!(["gateways"]) {
             rule["verbs"] = json!(["get", "patch"]);
-        } else if rule["resources"] == json!(["serviceaccounts/token"]) {
-            rule["verbs"] = json!(["get"]);
-        } else if rule["resources"] == json!(["gateways/status"]) {
+        } else if rule["resources"][0].as_str().is_some_and(|resource| resource.contains('/')) {
             rule["verbs"] = json!(["get"]);
         }
     }
