@@ -1,6 +1,6 @@
 //! The programs: those on the PATH, else those of Debian's package, unpacked without being installed.
 
-use std::fs;
+use cairn_test_support::debian::{on_path, unpack};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -41,7 +41,7 @@ impl Tools {
             promtool: dir.join("usr/bin/promtool"),
         };
         if !dir.is_dir() {
-            fetch(&dir)?;
+            unpack(&[PACKAGE], &dir)?;
         }
         for program in [&tools.prometheus, &tools.promtool] {
             if !program.is_file() {
@@ -88,43 +88,4 @@ impl Tools {
         }
         Err(String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
     }
-}
-
-fn on_path(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path).map(|dir| dir.join(name)).find(|file| file.is_file())
-}
-
-fn fetch(dir: &Path) -> Result<(), String> {
-    println!("fetching Debian's package {PACKAGE}");
-    let part = dir.with_extension("part");
-    let _ = fs::remove_dir_all(&part);
-    fs::create_dir_all(&part).map_err(|error| format!("{}: {error}", part.display()))?;
-    let download = || run(Command::new("apt-get").args(["download", PACKAGE]).current_dir(&part));
-    if download().is_err() {
-        // The lists of packages may be missing, as in a new container.
-        let _ = run(Command::new("apt-get").args(["update", "--quiet"]));
-        download()?;
-    }
-    let archive = fs::read_dir(&part)
-        .map_err(|error| error.to_string())?
-        .flatten()
-        .map(|entry| entry.path())
-        .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
-        .ok_or("apt-get has downloaded no package")?;
-    run(Command::new("dpkg-deb").arg("-x").arg(&archive).arg(&part))?;
-    fs::remove_file(&archive).map_err(|error| error.to_string())?;
-    fs::rename(&part, dir).map_err(|error| format!("{}: {error}", dir.display()))
-}
-
-fn run(command: &mut Command) -> Result<(), String> {
-    let name = command.get_program().to_string_lossy().into_owned();
-    let output = command.stdin(Stdio::null()).output();
-    let output = output.map_err(|error| format!("{name} does not start: {error}"))?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let why = String::from_utf8_lossy(&output.stderr);
-    let why = why.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("no message");
-    Err(format!("{name} failed: {why}"))
 }

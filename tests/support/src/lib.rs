@@ -13,6 +13,7 @@ pub mod app;
 pub mod backend;
 pub mod collector;
 pub mod config;
+pub mod debian;
 pub mod endpoint;
 pub mod h2c;
 pub mod hbone_backend;
