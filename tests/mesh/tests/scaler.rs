@@ -446,6 +446,27 @@ impl World {
         let problem = decision["lease"]["problem"].as_str().unwrap();
         assert!(problem.contains("needs `get` on `leases` in namespace pool"), "{problem}");
 
+        // Who may list and not watch has a list, and says that it is not followed.
+        let rules = [rule("discovery.k8s.io", "endpointslices", &["list"])];
+        let blind = self.account("blind", &rules).await;
+        let args: Vec<&str> =
+            blind.iter().map(String::as_str).filter(|flag| !flag.starts_with("--target")).collect();
+        let scaler = Scaler::start(&args).await;
+        let decision = scaler
+            .until("three are listed", |decision| {
+                decision["counts"]["answering"] == 3 && decision["members_problem"].is_string()
+            })
+            .await;
+        let problem = decision["members_problem"].as_str().unwrap();
+        assert!(
+            problem.contains("needs `watch` on `endpointslices` in namespace pool"),
+            "{problem}"
+        );
+        assert_eq!(scaler.count("cairn_scaler_list_known", &[]).await, 0.0);
+        self.endpoints(&[(0, true), (1, true)]).await;
+        scaler.until("the list is read again", |decision| decision["counts"]["members"] == 2).await;
+        self.endpoints(&[(0, true), (1, true), (2, true)]).await;
+
         let (url, ca) = self.api.address();
         let broken = self.dir.join("broken.token");
         std::fs::write(&broken, "no token").unwrap();

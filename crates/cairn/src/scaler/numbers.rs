@@ -155,6 +155,11 @@ fn decision(writer: &mut Writer, snapshot: &Snapshot) {
             decision.cold_start.as_secs_f64(),
         ),
         (
+            "cairn_scaler_list_known",
+            "1 while the list of members is the one of now.",
+            f64::from(u8::from(snapshot.problem.is_none())),
+        ),
+        (
             "cairn_scaler_decision_age_seconds",
             "Since the last decision.",
             snapshot.at.elapsed().as_secs_f64(),
