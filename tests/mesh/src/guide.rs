@@ -1,7 +1,7 @@
 //! A page of the documentation whose commands are run as a reader would run them.
 
 use crate::program::Program;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use tokio::process::Command;
@@ -92,14 +92,7 @@ impl Shell {
     /// When the directory cannot be made.
     pub fn new(program: &Program, dir: &Path, kubeconfig: &Path) -> Self {
         let bin = dir.join("bin");
-        std::fs::create_dir_all(&bin).unwrap();
-        for tool in ["kubectl", "helm"] {
-            let file = bin.join(tool);
-            let binary = program.binary();
-            let script = format!("#!/bin/sh\nexec '{}' {tool} \"$@\"\n", binary.display());
-            std::fs::write(&file, script).unwrap();
-            std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).unwrap();
-        }
+        program.put_tools(&bin);
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap();
         symlink(root.join("deploy"), dir.join("deploy")).unwrap();
         let before = std::env::var_os("PATH").unwrap_or_default();

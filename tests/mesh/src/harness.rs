@@ -4,6 +4,7 @@
 //! runs itself again in namespaces of its own; the process there runs the steps. Logs are kept in
 //! `target/lab/logs-<name>`.
 
+use crate::definitions::{KEDA, PROMETHEUS_OPERATOR};
 use crate::namespace::{self, Role};
 use crate::part::tail;
 use crate::program::{self, Program};
@@ -15,7 +16,8 @@ use std::process::ExitCode;
 
 /// Variables by which the process outside tells the one inside where things are.
 const PROGRAM: &str = "CAIRN_LAB_PROGRAM";
-const DEFINITIONS: &str = "CAIRN_LAB_KEDA";
+const DEFINITIONS_KEDA: &str = "CAIRN_LAB_KEDA";
+const DEFINITIONS_PROMETHEUS: &str = "CAIRN_LAB_PROMETHEUS_OPERATOR";
 const BINARY: &str = "CAIRN_BINARY";
 const ROOTFS: &str = "CAIRN_ROOTFS";
 const LOGS: &str = "CAIRN_LAB_LOGS";
@@ -44,6 +46,8 @@ pub enum Need {
     Cairn,
     /// The definitions of KEDA's objects.
     Keda,
+    /// Those of prometheus-operator's.
+    PrometheusOperator,
     /// The image's root filesystem, as `deploy/image/rootfs.sh` makes it.
     Rootfs,
 }
@@ -80,8 +84,16 @@ impl Place {
     ///
     /// # Panics
     /// When the target does not need it.
-    pub fn definitions(&self) -> PathBuf {
-        given(DEFINITIONS)
+    pub fn keda(&self) -> PathBuf {
+        given(DEFINITIONS_KEDA)
+    }
+
+    /// The directory with prometheus-operator's definitions.
+    ///
+    /// # Panics
+    /// When the target does not need it.
+    pub fn prometheus_operator(&self) -> PathBuf {
+        given(DEFINITIONS_PROMETHEUS)
     }
 }
 
@@ -129,7 +141,10 @@ fn prepare(target: Target, home: &Path) -> Result<Vec<(&'static str, PathBuf)>, 
                 let found = binary.canonicalize();
                 (BINARY, found.map_err(|error| format!("{}: {error}", binary.display()))?)
             }
-            Need::Keda => (DEFINITIONS, crate::keda::definitions(home, say)?),
+            Need::Keda => (DEFINITIONS_KEDA, KEDA.fetch(home, say)?),
+            Need::PrometheusOperator => {
+                (DEFINITIONS_PROMETHEUS, PROMETHEUS_OPERATOR.fetch(home, say)?)
+            }
             Need::Rootfs => (ROOTFS, rootfs(home)?),
         });
     }

@@ -1,16 +1,19 @@
 //! The Kubernetes API, as its administrator: server-side apply, and little else.
 
+use crate::control::eventually;
 use crate::manifest::{documents, path};
 use cairn_test_support::http1::Http1;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 const APPLY: &str = "application/apply-patch+yaml";
+const DEFINITION: &str = "CustomResourceDefinition";
 
 /// A client; each call has a connection of its own.
 #[derive(Clone)]
@@ -74,17 +77,20 @@ impl Kube {
         self.apply_at(object, "").await
     }
 
+    /// Server-side apply in which an unknown field is an error: the status and the answer.
+    pub async fn apply_strictly(&self, object: &Value) -> (u16, Value) {
+        let query = place(object, "") + "?fieldManager=strict&force=true&fieldValidation=Strict";
+        self.call("PATCH", &query, APPLY, object.to_string().as_bytes()).await
+    }
+
     /// As [`Kube::apply`]; nothing where the namespace is being deleted.
     ///
     /// # Panics
     /// When the server refuses for another reason.
     pub async fn apply_where_it_may(&self, object: &Value) -> Option<Value> {
-        let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or("");
-        let namespace = text("/metadata/namespace");
-        let place = path(text("/apiVersion"), text("/kind"), namespace, text("/metadata/name"));
-        let query = format!("{place}?fieldManager=lab&force=true");
+        let place = place(object, "?fieldManager=lab&force=true");
         let (status, answer) =
-            self.call("PATCH", &query, APPLY, object.to_string().as_bytes()).await;
+            self.call("PATCH", &place, APPLY, object.to_string().as_bytes()).await;
         match status {
             200 | 201 => Some(answer),
             403 | 404 if answer.to_string().contains("NamespaceTerminating") => None,
@@ -101,14 +107,7 @@ impl Kube {
     }
 
     async fn apply_at(&self, object: &Value, subresource: &str) -> Value {
-        let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or("");
-        let place = path(
-            text("/apiVersion"),
-            text("/kind"),
-            text("/metadata/namespace"),
-            text("/metadata/name"),
-        ) + subresource;
-        self.patch(&place, &object.to_string()).await
+        self.patch(&place(object, subresource), &object.to_string()).await
     }
 
     async fn patch(&self, place: &str, text: &str) -> Value {
@@ -139,6 +138,39 @@ impl Kube {
         count
     }
 
+    /// Applies all definitions of a directory, and waits until their kinds are served.
+    ///
+    /// # Panics
+    /// When the server refuses one, or does not serve it.
+    pub async fn define(&self, directory: &Path) {
+        for entry in std::fs::read_dir(directory).unwrap() {
+            let text = std::fs::read_to_string(entry.unwrap().path()).unwrap();
+            let names: Vec<String> =
+                documents(&text).into_iter().map(|document| document.name).collect();
+            let count = self.apply_all(&text, |kind| kind == DEFINITION).await;
+            assert_eq!(count, names.len(), "only definitions are in {}", directory.display());
+            for name in names {
+                eventually(&format!("the API server serves {name}"), async || {
+                    self.serves(&name).await
+                })
+                .await;
+            }
+        }
+    }
+
+    /// Whether this definition is established, and its kind served.
+    async fn serves(&self, name: &str) -> bool {
+        let definition = self.get("apiextensions.k8s.io/v1", DEFINITION, "", name).await;
+        let Some(spec) = definition.map(|definition| definition["spec"].clone()) else {
+            return false;
+        };
+        let text = |pointer: &str| spec.pointer(pointer).and_then(Value::as_str).unwrap_or("");
+        let group = format!("/apis/{}/{}", text("/group"), text("/versions/0/name"));
+        let (_, answer) = self.call("GET", &group, "", b"").await;
+        let mut kinds = answer["resources"].as_array().into_iter().flatten();
+        kinds.any(|kind| kind["name"] == text("/names/plural"))
+    }
+
     /// An object, if it is there.
     pub async fn get(
         &self,
@@ -157,13 +189,7 @@ impl Kube {
     /// # Panics
     /// When the server refuses.
     pub async fn delete(&self, object: &Value) {
-        let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or("");
-        let place = path(
-            text("/apiVersion"),
-            text("/kind"),
-            text("/metadata/namespace"),
-            text("/metadata/name"),
-        ) + "?gracePeriodSeconds=0";
+        let place = place(object, "?gracePeriodSeconds=0");
         let (status, answer) = self.call("DELETE", &place, "", b"").await;
         assert!(matches!(status, 200 | 202), "{place}: {status}: {answer}");
     }
@@ -194,4 +220,16 @@ impl Kube {
         assert_eq!(status, 201, "{place}: {answer}");
         answer["status"]["token"].as_str().unwrap().to_owned()
     }
+}
+
+/// Path of an object, and what stands behind it.
+fn place(object: &Value, rest: &str) -> String {
+    let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or("");
+    let path = path(
+        text("/apiVersion"),
+        text("/kind"),
+        text("/metadata/namespace"),
+        text("/metadata/name"),
+    );
+    path + rest
 }

@@ -8,17 +8,18 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::panic)] // a failed helper is a failed test
 
+pub mod admission;
 pub mod ads;
 pub mod api;
 pub mod container;
 pub mod control;
 pub mod crowd;
+pub mod definitions;
 pub mod grpc;
 pub mod guide;
 pub mod harness;
 pub mod hbone;
 pub mod identity;
-pub mod keda;
 pub mod keys;
 pub mod kube;
 pub mod kubelet;
@@ -36,6 +37,8 @@ pub mod program;
 pub mod sandbox;
 pub mod site;
 pub mod steps;
+pub mod tool;
 pub mod view;
 pub mod waypoint;
+pub mod yaml;
 pub mod ztunnel;

@@ -1,9 +1,10 @@
-//! The lab program: etcd, kube-apiserver, istiod and istioctl, built from `tests/lab`.
+//! The lab program: etcd, kube-apiserver, istiod, istioctl, kubectl and helm, built from `tests/lab`.
 //!
 //! Building takes some minutes the first time; the result is kept beside cargo's, under a name made
 //! of the sources' digest.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -24,6 +25,21 @@ impl Program {
     /// The binary; its first argument is the part to run.
     pub fn binary(&self) -> PathBuf {
         self.dir.join("lab")
+    }
+
+    /// Makes `kubectl` and `helm` in a directory, for PATH.
+    ///
+    /// # Panics
+    /// When they cannot be made.
+    pub fn put_tools(&self, dir: &Path) {
+        fs::create_dir_all(dir).unwrap();
+        for tool in ["kubectl", "helm"] {
+            let file = dir.join(tool);
+            let binary = self.binary();
+            let script = format!("#!/bin/sh\nexec '{}' {tool} \"$@\"\n", binary.display());
+            fs::write(&file, script).unwrap();
+            fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
+        }
     }
 
     /// Istio's CRDs, those of the Gateway API, and what an installation of the ambient profile
@@ -56,7 +72,9 @@ pub fn build(target: &Path, say: impl Fn(&str)) -> Result<Program, String> {
         Ok(output) if output.status.success() => {}
         _ => return Err("no Go toolchain is installed, which tests/lab needs".to_owned()),
     }
-    say("building etcd, kube-apiserver, istiod and istioctl from tests/lab (some minutes, once)");
+    say(
+        "building etcd, kube-apiserver, istiod, istioctl, kubectl and helm from tests/lab (some minutes, once)",
+    );
     let part = home.join(format!("{key}.part"));
     let _ = fs::remove_dir_all(&part);
     fs::create_dir_all(&part).map_err(|e| format!("{}: {e}", part.display()))?;

@@ -4,7 +4,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use cairn_mesh_tests::control::{ControlPlane, eventually};
+use cairn_mesh_tests::control::ControlPlane;
 use cairn_mesh_tests::harness::{Need, Place, Target, run};
 use cairn_mesh_tests::kube::Kube;
 use cairn_mesh_tests::manifest::{Document, documents, path};
@@ -33,7 +33,7 @@ async fn all(place: Place, mut steps: Steps) -> Steps {
     let plane = ControlPlane::start(&place.program, &place.dir, &place.logs).await;
     let kube = &plane.kube;
     steps.run("every file of deploy/keda is known here", async { all_files_are_named() }).await;
-    define(kube, &place.definitions()).await;
+    define(kube, &place.keda()).await;
     for file in FILES {
         steps.run(&format!("{file} is taken"), taken(kube, file)).await;
     }
@@ -46,15 +46,7 @@ async fn all(place: Place, mut steps: Steps) -> Steps {
 }
 
 async fn define(kube: &Kube, definitions: &Path) {
-    for entry in std::fs::read_dir(definitions).unwrap() {
-        let text = std::fs::read_to_string(entry.unwrap().path()).unwrap();
-        assert_eq!(kube.apply_all(&text, |kind| kind == "CustomResourceDefinition").await, 1);
-    }
-    eventually("the API server serves ScaledObjects", async || {
-        let (_, answer) = kube.call("GET", &format!("/apis/{KEDA}"), "", b"").await;
-        answer["resources"].as_array().is_some_and(|kinds| kinds.len() >= 2)
-    })
-    .await;
+    kube.define(definitions).await;
     kube.apply(&objects::namespace(POOL, &[])).await;
 }
 

@@ -50,10 +50,7 @@ impl World {
             Lab::start_at(east_site.clone(), program, &east_dir, logs),
             ApiServer::start_at(pool_site, program, &pool_dir, logs)
         );
-        for entry in std::fs::read_dir(place.definitions()).unwrap() {
-            let text = std::fs::read_to_string(entry.unwrap().path()).unwrap();
-            pool.kube.apply_all(&text, |kind| kind == "CustomResourceDefinition").await;
-        }
+        pool.kube.define(&place.keda()).await;
         let (client, web) = shop(&mut east).await;
         let kubeconfig = dir.join("kubeconfig");
         let contexts = [("east", east.plane.kubeconfig()), ("pool", pool.kubeconfig.as_path())];
