@@ -64,7 +64,10 @@ fn bound(namespace: &str, rules: Value) -> Vec<Value> {
     let metadata =
         || json!({ "name": ACCOUNT, "namespace": namespace, "labels": objects::labels() });
     vec![
-        json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata() }),
+        json!({
+            "apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata(),
+            "automountServiceAccountToken": false,
+        }),
         json!({
             "apiVersion": format!("{GROUP}/v1"), "kind": "Role", "metadata": metadata(), "rules": rules,
         }),

@@ -52,12 +52,7 @@ pub fn installed(namespace: &str, pool: Value, cluster: Value, with_rights: bool
     let mut all = objects::of(cluster, pool);
     all.retain(|object| object["kind"] != "Namespace");
     if with_rights {
-        let mut rights = rbac::user_cluster(cluster, pool);
-        // Nothing runs as the registrar there.
-        for account in rights.iter_mut().filter(|object| object["kind"] == "ServiceAccount") {
-            account["automountServiceAccountToken"] = false.into();
-        }
-        all.extend(rights);
+        all.extend(rbac::user_cluster(cluster, pool));
     }
     all
 }

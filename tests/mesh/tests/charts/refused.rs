@@ -3,7 +3,7 @@
 use crate::world::{World, directory, example};
 
 /// Chart, example to start with, `--set`, and what the message must name.
-const CASES: [(&str, &str, &str, &[&str]); 42] = [
+const CASES: [(&str, &str, &str, &[&str]); 43] = [
     ("cairn", "pool.yaml", "mod=pool", &["mod"]),
     ("cairn", "pool.yaml", "mode=other", &["/mode"]),
     ("cairn", "pool.yaml", "image.repository=cairn", &["/image/repository"]),
@@ -16,7 +16,8 @@ const CASES: [(&str, &str, &str, &[&str]); 42] = [
     ("cairn", "pool.yaml", "members.replicas=0", &["/members/replicas"]),
     ("cairn", "pool.yaml", "members.replica=2", &["/members", "replica"]),
     ("cairn", "pool.yaml", "members.extraArgs={capacity}", &["/members/extraArgs/0"]),
-    ("cairn", "pool.yaml", "members.pdb.minAvailable=1", &["/members/pdb"]),
+    ("cairn", "pool.yaml", "members.pdb.minReplicas=1", &["/members/pdb"]),
+    ("cairn", "swap.yaml", "swap.overlay.platform=aks", &["swap.overlay", "platform aks"]),
     ("cairn", "pool.yaml", "members.resources.request.cpu=2", &["/members/resources", "request"]),
     (
         "cairn",
