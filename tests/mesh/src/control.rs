@@ -148,6 +148,11 @@ impl ControlPlane {
         &self.api.kubeconfig
     }
 
+    /// The API server as `https://host:port`, and the file with its CA.
+    pub fn api(&self) -> (String, String) {
+        self.api.address()
+    }
+
     /// A page of istiod for operators, such as `/debug/syncz`.
     ///
     /// # Panics

@@ -17,6 +17,7 @@ use std::process::ExitCode;
 const PROGRAM: &str = "CAIRN_LAB_PROGRAM";
 const DEFINITIONS: &str = "CAIRN_LAB_KEDA";
 const BINARY: &str = "CAIRN_BINARY";
+const IMAGE: &str = "CAIRN_LAB_IMAGE";
 const LOGS: &str = "CAIRN_LAB_LOGS";
 const DIR: &str = "CAIRN_LAB_DIR";
 
@@ -43,6 +44,8 @@ pub enum Need {
     Cairn,
     /// The definitions of KEDA's objects.
     Keda,
+    /// The image's root filesystem.
+    Rootfs,
 }
 
 /// What a target has.
@@ -63,6 +66,14 @@ impl Place {
     /// When the target does not need it.
     pub fn binary(&self) -> PathBuf {
         given(BINARY)
+    }
+
+    /// The image's root filesystem.
+    ///
+    /// # Panics
+    /// When the target does not need it.
+    pub fn image(&self) -> PathBuf {
+        given(IMAGE)
     }
 
     /// The directory with KEDA's definitions.
@@ -118,6 +129,7 @@ fn prepare(target: Target, home: &Path) -> Result<Vec<(&'static str, PathBuf)>, 
                 let found = binary.canonicalize();
                 (BINARY, found.map_err(|error| format!("{}: {error}", binary.display()))?)
             }
+            Need::Rootfs => (IMAGE, crate::image::rootfs(home)?),
             Need::Keda => (DEFINITIONS, crate::keda::definitions(home, say)?),
         });
     }

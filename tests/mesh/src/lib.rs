@@ -10,12 +10,14 @@
 
 pub mod ads;
 pub mod api;
+pub mod clients;
 pub mod control;
 pub mod crowd;
 pub mod grpc;
 pub mod harness;
 pub mod hbone;
 pub mod identity;
+pub mod image;
 pub mod keda;
 pub mod keys;
 pub mod kube;
@@ -25,6 +27,7 @@ pub mod load;
 pub mod manifest;
 pub mod member;
 pub mod namespace;
+pub mod node;
 pub mod objects;
 pub mod outer;
 pub mod part;

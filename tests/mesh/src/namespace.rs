@@ -106,6 +106,17 @@ pub fn prepare() {
     }
 }
 
+/// Pods with networks of their own reach each other, too.
+///
+/// # Panics
+/// When the kernel refuses.
+pub fn join_pods() {
+    for switch in ["ip_forward", "conf/all/proxy_arp", "conf/default/proxy_arp"] {
+        let file = Path::new("/proc/sys/net/ipv4").join(switch);
+        std::fs::write(&file, "1").unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+    }
+}
+
 /// `ip` with these arguments.
 ///
 /// # Panics
