@@ -6,6 +6,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod pool;
 mod swap;
 mod world;
 
@@ -13,7 +14,7 @@ use cairn_mesh_tests::harness::{Need, Target, run};
 use std::process::ExitCode;
 
 const TARGET: Target =
-    Target { name: "deploy", steps: 8, tmp: env!("CARGO_TARGET_TMPDIR"), needs: &[Need::Rootfs] };
+    Target { name: "deploy", steps: 14, tmp: env!("CARGO_TARGET_TMPDIR"), needs: &[Need::Rootfs] };
 
 fn main() -> ExitCode {
     run(TARGET, world::run)

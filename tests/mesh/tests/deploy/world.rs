@@ -2,7 +2,9 @@
 //!
 //! `shop` and `bank` have a waypoint each, which nobody has made Cairn's yet.
 
-use crate::swap;
+use crate::{pool, swap};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use cairn_mesh_tests::clients::Clients;
 use cairn_mesh_tests::control::eventually;
 use cairn_mesh_tests::harness::Place;
@@ -13,7 +15,7 @@ use cairn_mesh_tests::node::Node;
 use cairn_mesh_tests::objects;
 use cairn_mesh_tests::site::Site;
 use cairn_mesh_tests::steps::Steps;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
 /// The image's name; what it stands for is the root filesystem that the node has.
@@ -35,6 +37,7 @@ pub struct World {
     pub clients: Clients,
     pub shop: Tenant,
     pub bank: Tenant,
+    dir: PathBuf,
 }
 
 /// All steps.
@@ -56,6 +59,19 @@ pub async fn run(place: Place, mut steps: Steps) -> Steps {
     steps.run("a Gateway's own overlay: ECI, HPA and PDB", step).await;
     let step = swap::uninstalled(world, &envoy);
     steps.run("the chart leaves nothing", step).await;
+    let step = pool::install(world);
+    let mut pool = steps.run("both charts of the pool, and a kubeconfig", step).await;
+    let pool = &mut pool;
+    let step = pool::registrar(world, pool);
+    steps.run("the registrar leads: addresses, a token, the root", step).await;
+    let step = pool::members(world, pool);
+    steps.run("members register and serve, without any right", step).await;
+    let step = pool::entries(world, pool);
+    steps.run("their entries get labels and weights", step).await;
+    let step = pool::deletions(world, pool);
+    steps.run("entries of members that are killed or drain go", step).await;
+    let step = pool::scaler(world, pool);
+    steps.run("the scaler holds its Lease and scales", step).await;
     steps
 }
 
@@ -72,7 +88,31 @@ impl World {
         let node = Node::new(&lab.plane, place);
         let home = place.dir.join("home");
         let clients = Clients::new(&place.program, lab.plane.kubeconfig(), &home);
-        World { lab, node, clients, shop, bank }
+        World { lab, node, clients, shop, bank, dir: place.dir.clone() }
+    }
+
+    /// Writes a file of this run; its path.
+    pub fn file(&self, name: &str, text: &str) -> String {
+        let file = self.dir.join(name);
+        std::fs::write(&file, text).unwrap();
+        file.display().to_string()
+    }
+
+    /// A kubeconfig with this token, for whoever knows the API server by name.
+    pub fn kubeconfig(&self, token: &str) -> String {
+        let (url, ca) = self.lab.plane.api();
+        let port = url.rsplit(':').next().unwrap();
+        let ca = STANDARD.encode(std::fs::read(ca).unwrap());
+        let server = format!("https://kubernetes.default.svc:{port}");
+        json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "east",
+            "clusters": [{
+                "name": "east", "cluster": { "server": server, "certificate-authority-data": ca },
+            }],
+            "users": [{ "name": "registrar", "user": { "token": token } }],
+            "contexts": [{ "name": "east", "context": { "cluster": "east", "user": "registrar" } }],
+        })
+        .to_string()
     }
 
     /// The Deployment that istiod renders for the namespace's waypoint, as soon as it is as `wanted` says.
