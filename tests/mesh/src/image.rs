@@ -61,8 +61,8 @@ pub struct Root {
 /// A file or directory of the host that a container has at another path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mount {
-    /// On the host.
-    pub from: PathBuf,
+    /// On the host; without it, memory that is the container's own.
+    pub from: Option<PathBuf>,
     /// In the container.
     pub to: String,
     /// The container may write.
@@ -95,7 +95,7 @@ impl Root {
         let value: Value = serde_json::from_slice(&text).unwrap();
         let path = |value: &Value| PathBuf::from(value.as_str().unwrap());
         let mount = |mount: &Value| Mount {
-            from: path(&mount["from"]),
+            from: mount["from"].as_str().map(PathBuf::from),
             to: mount["to"].as_str().unwrap().to_owned(),
             writable: mount["writable"].as_bool().unwrap(),
         };
@@ -136,10 +136,17 @@ impl Root {
         mount(&["-t", "tmpfs", "tmpfs"], &inside("dev"));
         for name in DEVICES {
             let (from, to) = (Path::new("/dev").join(name), inside("dev").join(name));
-            bind(&Mount { from, to: String::new(), writable: true }, &to);
+            bind(&from, &to, true);
         }
         for volume in &self.mounts {
-            bind(volume, &inside(&volume.to));
+            let to = inside(&volume.to);
+            match &volume.from {
+                Some(from) => bind(from, &to, volume.writable),
+                None => {
+                    fs::create_dir_all(&to).unwrap();
+                    mount(&["-t", "tmpfs", "tmpfs"], &to);
+                }
+            }
         }
         if self.read_only {
             mount(&["-o", "remount,bind,ro"], &root);
@@ -158,15 +165,15 @@ impl Root {
     }
 }
 
-fn bind(volume: &Mount, to: &Path) {
-    if volume.from.is_dir() {
+fn bind(from: &Path, to: &Path, writable: bool) {
+    if from.is_dir() {
         fs::create_dir_all(to).unwrap();
     } else if !to.exists() {
         fs::create_dir_all(to.parent().unwrap()).unwrap();
         fs::write(to, "").unwrap();
     }
-    mount(&["--bind", &volume.from.display().to_string()], to);
-    if !volume.writable {
+    mount(&["--bind", &from.display().to_string()], to);
+    if !writable {
         mount(&["-o", "remount,bind,ro"], to);
     }
 }

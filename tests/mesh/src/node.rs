@@ -128,7 +128,7 @@ impl Node {
         let from = dir.join("account");
         fs::create_dir_all(&from).unwrap();
         crate::kubelet::write_atomically(&from, &files);
-        Some(Mount { from, to: ACCOUNT.to_owned(), writable: false })
+        Some(Mount { from: Some(from), to: ACCOUNT.to_owned(), writable: false })
     }
 
     fn hosts(&self, pod: &Scheduled, dir: &Path) -> Mount {
@@ -138,7 +138,7 @@ impl Node {
         }
         let from = dir.join("hosts");
         fs::write(&from, text).unwrap();
-        Mount { from, to: "/etc/hosts".to_owned(), writable: true }
+        Mount { from: Some(from), to: "/etc/hosts".to_owned(), writable: true }
     }
 }
 
@@ -149,8 +149,9 @@ fn mounts(pod: &Scheduled, volumes: &Path) -> Vec<Mount> {
     let mount = |mount: &Value| {
         let to = mount["mountPath"].as_str().unwrap().to_owned();
         let volume = all.iter().find(|volume| volume["name"] == mount["name"]).unwrap();
+        let in_memory = volume["emptyDir"]["medium"] == "Memory";
         Mount {
-            from: volumes.join(to.trim_start_matches('/')),
+            from: (!in_memory).then(|| volumes.join(to.trim_start_matches('/'))),
             to,
             // Kubernetes: any other kind is read-only, whatever the mount says.
             writable: volume["emptyDir"].is_object() && mount["readOnly"] != true,
@@ -223,13 +224,13 @@ impl Pod {
         self.sandbox.part().must_run();
     }
 
-    /// As which user and with which rights it runs, and its files below `/var/run/secrets`: `/proc/PID/status`, and one
-    /// path a line.
+    /// With which rights it runs, and what files it has: `/proc/PID/status`, and one path a line.
     ///
     /// # Panics
     /// When it does not run.
     pub fn inside(&self) -> String {
-        let look = "mount -t proc proc /proc && cat /proc/$0/status && cd /proc/$0/root && find var/run/secrets";
+        let look = "mount -t proc proc /proc && cat /proc/$0/status && cd /proc/$0/root && \
+                    find . -path ./proc -prune -o -path ./sys -prune -o -print";
         let pid = self.sandbox.pid().unwrap().to_string();
         let mut command = std::process::Command::new("unshare");
         let output = command.args(["--mount", "sh", "-c", look, &pid]).output().unwrap();

@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod pool;
+mod rights;
 mod swap;
 mod world;
 

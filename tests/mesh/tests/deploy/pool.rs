@@ -166,11 +166,10 @@ pub async fn members(world: &World, pool: &mut Pool) {
         for line in ["CapEff:\t0000000000000000", "CapPrm:\t0000000000000000", "NoNewPrivs:\t1"] {
             assert!(inside.contains(line), "{inside}");
         }
-        let token = format!("{ACCOUNT}/token");
-        assert!(!inside.contains(token.trim_start_matches('/')), "{inside}");
+        assert!(!inside.contains(ACCOUNT), "{inside}");
     }
     let registrar = pool.registrar.as_ref().unwrap();
-    assert!(registrar.inside().contains("kubernetes.io/serviceaccount/token"));
+    assert!(registrar.inside().contains(ACCOUNT));
     assert_eq!(rights(world, "cairn-members").await, Vec::<Value>::new());
 }
 
@@ -196,50 +195,47 @@ async fn rights(world: &World, account: &str) -> Vec<Value> {
     rules.iter().filter(|rule| !about_itself(rule)).cloned().collect()
 }
 
-/// Labels of shards, and weights: the busy one gets less.
+/// What the registrar does with entries: labels of shards; the entry of a member that is killed goes; one that comes
+/// anew gets more than the busy one; and that of one that drains goes, too.
 pub async fn entries(world: &World, pool: &mut Pool) {
-    let kube = &world.lab.plane.kube;
-    let entry = async |ip: &str| {
-        let name = format!("{POOL}-{ip}");
-        kube.get(ENTRY, "WorkloadEntry", POOL, &name).await.unwrap_or_default()
-    };
     for (name, ip) in MEMBERS {
         eventually(&format!("{name} serves the shard"), async || {
-            entry(ip).await["metadata"]["labels"]["waypoint-pool/s00"] == "true"
+            entry(world, ip).await["metadata"]["labels"]["waypoint-pool/s00"] == "true"
         })
         .await;
     }
-    let [(_, busy), (_, idle)] = MEMBERS;
-    let (_, backend) = world.lab.pod("till-1");
-    let held = pool.ask(busy, "/hold?gate=weights");
-    let weighed = async {
-        eventually("the idle one gets more", async || entry(idle).await["spec"]["weight"] == 3)
-            .await;
-        backend.release("weights");
-    };
-    let (status, ()) = tokio::join!(held, weighed);
-    assert_eq!(status, Some(200));
-}
-
-/// One that is killed, and one that drains: both entries go.
-pub async fn deletions(world: &World, pool: &mut Pool) {
-    let [first, second] = MEMBERS;
+    let [first, (name, ip)] = MEMBERS;
     let mut killed = pool.members.pop().unwrap();
     killed.kill().await;
     pool.until_known(&[first]).await;
     let registrar = pool.registrar.as_ref().unwrap();
     let deleted = count(registrar, "cairn_registrar_deletions_total", &[("reason", "unreachable")]);
     assert_eq!(deleted.await, 1.0, "istiod would know of it for 49 s");
-    let (name, ip) = second;
-    let mut again = start(world, "members", name, ip).await;
-    again.ready().await;
+    let (_, backend) = world.lab.pod("till-1");
+    let anew = async {
+        eventually("the first one is busy", async || backend.waiting() == 1).await;
+        let mut anew = start(world, "members", name, ip).await;
+        anew.ready().await;
+        eventually("the new one gets more", async || entry(world, ip).await["spec"]["weight"] == 3)
+            .await;
+        backend.release("busy");
+        anew
+    };
+    let (status, mut anew) = tokio::join!(pool.ask(first.1, "/hold?gate=busy"), anew);
+    assert_eq!(status, Some(200));
     pool.until_known(&MEMBERS).await;
-    again.end().await;
+    anew.end().await;
     pool.until_known(&[first]).await;
-    let mut again = start(world, "members", name, ip).await;
-    again.ready().await;
-    pool.members.push(again);
+    let mut last = start(world, "members", name, ip).await;
+    last.ready().await;
+    pool.members.push(last);
     pool.until_known(&MEMBERS).await;
+}
+
+async fn entry(world: &World, ip: &str) -> Value {
+    let name = format!("{POOL}-{ip}");
+    let found = world.lab.plane.kube.get(ENTRY, "WorkloadEntry", POOL, &name).await;
+    found.unwrap_or_default()
 }
 
 /// The scaler applies: it reads `/load`, holds its Lease and sets the Deployment's replicas.

@@ -151,6 +151,8 @@ async fn serves(world: &World, tenant: &Tenant, deployment: &Value, name: &str) 
     for line in ["CapEff:\t0000000000000000", "CapPrm:\t0000000000000000", "NoNewPrivs:\t1"] {
         assert!(inside.contains(line), "{inside}");
     }
+    let output = pod.output();
+    assert!(!output.contains(" WARN ") && !output.contains(" ERROR "), "{output}");
     pod.end().await;
     kube.delete(&policy).await;
     kube.delete(&slice).await;

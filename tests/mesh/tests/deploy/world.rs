@@ -2,7 +2,7 @@
 //!
 //! `shop` and `bank` have a waypoint each, which nobody has made Cairn's yet.
 
-use crate::{pool, swap};
+use crate::{pool, rights, swap};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use cairn_mesh_tests::clients::Clients;
@@ -67,11 +67,11 @@ pub async fn run(place: Place, mut steps: Steps) -> Steps {
     let step = pool::members(world, pool);
     steps.run("members register and serve, without any right", step).await;
     let step = pool::entries(world, pool);
-    steps.run("their entries get labels and weights", step).await;
-    let step = pool::deletions(world, pool);
-    steps.run("entries of members that are killed or drain go", step).await;
+    steps.run("entries get labels and weights, and go with their members", step).await;
     let step = pool::scaler(world, pool);
     steps.run("the scaler holds its Lease and scales", step).await;
+    let step = rights::each_is_named(world, pool);
+    steps.run("each right that is missing is named", step).await;
     steps
 }
 
