@@ -94,15 +94,23 @@ impl std::error::Error for Error {}
 impl Error {
     pub(crate) fn new(request: Request, error: &kube::Error) -> Self {
         let cause = match error {
-            kube::Error::Api(status) => cause(status),
+            kube::Error::Api(status) => return Error::answered(request, status),
             kube::Error::SerdeError(error) => Cause::Unreadable(error.to_string()),
             other => Cause::Unreachable(chain(other)),
         };
         Error { request, cause }
     }
 
-    pub(crate) fn answered(request: Request, status: &kube::core::Status) -> Self {
-        Error { request, cause: cause(status) }
+    /// Server-side apply is a `patch`, and where there is no such object it is a `create`, too: which of the two rights
+    /// is missing only the message says.
+    pub(crate) fn answered(mut request: Request, status: &kube::core::Status) -> Self {
+        let cause = cause(status);
+        if let Cause::Forbidden(message) = &cause
+            && message.contains("cannot create resource")
+        {
+            request.verb = "create";
+        }
+        Error { request, cause }
     }
 }
 
@@ -135,6 +143,25 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_apply_that_may_not_create_says_so() {
+        let request = Request {
+            verb: "patch",
+            group: String::new(),
+            resource: "services".to_owned(),
+            namespace: "pool".to_owned(),
+            name: "waypoint".to_owned(),
+        };
+        for (said, verb) in [("patch", "patch"), ("create", "create")] {
+            let message =
+                format!("User \"a\" cannot {said} resource \"services\" in API group \"\"");
+            let status = kube::core::Status { code: 403, message, ..kube::core::Status::default() };
+            let text = Error::answered(request.clone(), &status).to_string();
+            let rule = format!("needs `{verb}` on `services` in namespace pool");
+            assert!(text.contains(&rule), "{text}");
+        }
+    }
 
     #[test]
     fn a_refusal_names_the_rule() {

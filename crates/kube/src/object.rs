@@ -365,6 +365,46 @@ mod tests {
         assert!(!asked[1].contains("preconditions"), "{asked:?}");
     }
 
+    #[tokio::test]
+    async fn each_call_that_is_forbidden_names_its_rule_and_the_object() {
+        let status = serde_json::json!({
+            "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+            "message": "no", "reason": "Forbidden", "code": 403,
+        });
+        let (client, _) = played(vec![(403, status); 9]);
+        let mut object = entry("a");
+        object["metadata"]["namespace"] = "pool".into();
+        let (of, version) =
+            (Selection { namespace: "pool", ..Selection::default() }, Version::default());
+        let target = crate::Target::parse("deployments/a", "pool").unwrap();
+        let entries = "workloadentries";
+        let errors = [
+            ("get", entries, client.object(&ENTRIES, "pool", "a").await.map(drop)),
+            ("list", entries, client.list(&ENTRIES, of).await.map(drop)),
+            ("patch", entries, client.apply(&ENTRIES, &object, "m", false).await.map(drop)),
+            ("patch", "workloadentries/status", client.apply_status(&ENTRIES, &object, "m").await),
+            ("patch", entries, client.merge(&ENTRIES, "pool", "a", &object).await),
+            ("delete", entries, client.delete(&ENTRIES, "pool", "a", &version).await),
+            (
+                "create",
+                "serviceaccounts/token",
+                client.service_account_token("pool", "a", "istio-ca", 600).await.map(drop),
+            ),
+            ("get", "deployments/scale", client.scale(&target).await.map(drop)),
+            ("patch", "deployments/scale", client.set_scale(&target, 2, "1").await.map(drop)),
+        ];
+        for (verb, resource, error) in errors {
+            let text = error.unwrap_err().to_string();
+            let rule = format!("needs `{verb}` on `{resource}` in namespace pool");
+            assert!(text.contains(&rule), "{text}");
+            let name = if verb == "list" { "" } else { " a" };
+            assert!(
+                text.starts_with(&format!("{verb} {resource}{name} in namespace pool")),
+                "{text}"
+            );
+        }
+    }
+
     #[test]
     fn times_are_read() {
         assert!(seconds_until("2026-11-22T20:00:41.878415124Z").is_some());

@@ -12,8 +12,13 @@ use serde_json::{Value, json};
 
 /// Who manages the fields that are applied to a cluster.
 pub const FIELD_MANAGER: &str = "cairn-pool";
-/// The label, with [`FIELD_MANAGER`] as its value, of each object of the pool.
+/// The label of each object of the pool that says who keeps it: [`FIELD_MANAGER`], or `Helm`, which sets it on all
+/// that a chart has.
 pub const OWNER: &str = "app.kubernetes.io/managed-by";
+/// The label, with [`FIELD_MANAGER`] as its value, of each object of the pool, whoever made it.
+pub const PART_OF: &str = "app.kubernetes.io/part-of";
+/// Annotation with the name of the release, on all that Helm makes.
+const RELEASE: &str = "meta.helm.sh/release-name";
 
 /// All of them, in the order in which they are applied.
 pub fn all(cluster: &UserCluster) -> Vec<Value> {
@@ -64,15 +69,39 @@ pub fn shard_label(gateway: &str, shard: &str) -> String {
     format!("{gateway}/{shard}")
 }
 
-/// Whether an object that is there is the pool's: it has our label, or some of its fields are ours.
+/// Whether an object that is there is the pool's: it has one of our labels, or some of its fields are ours.
 pub fn is_ours(object: &Value) -> bool {
+    let labels = &object["metadata"]["labels"];
     let managers = object["metadata"]["managedFields"].as_array().into_iter().flatten();
-    object["metadata"]["labels"][OWNER] == FIELD_MANAGER
+    labels[PART_OF] == FIELD_MANAGER
+        || labels[OWNER] == FIELD_MANAGER
         || managers.into_iter().any(|fields| fields["manager"] == FIELD_MANAGER)
 }
 
+/// Who else keeps an object, by its label, and how to take it away there. Helm makes again what is removed behind it.
+pub fn kept_elsewhere(object: &Value) -> Option<String> {
+    let keeper = object["metadata"]["labels"][OWNER].as_str()?;
+    match (keeper, object["metadata"]["annotations"][RELEASE].as_str()) {
+        (FIELD_MANAGER, _) => None,
+        ("Helm", Some(release)) => {
+            Some(format!("Helm keeps it: `helm uninstall {release}` takes it away"))
+        }
+        ("Helm", None) => {
+            Some("Helm keeps it: `helm uninstall` of its release takes it away".to_owned())
+        }
+        (other, _) => Some(format!("{other} keeps it, and may make it again")),
+    }
+}
+
+/// Labels of each object of the pool.
+pub fn labels() -> Value {
+    json!({ OWNER: FIELD_MANAGER, PART_OF: FIELD_MANAGER })
+}
+
 fn own(object: &mut Value) {
-    object["metadata"]["labels"][OWNER] = FIELD_MANAGER.into();
+    let labels = &mut object["metadata"]["labels"];
+    labels[OWNER] = FIELD_MANAGER.into();
+    labels[PART_OF] = FIELD_MANAGER.into();
 }
 
 fn shard_of(cluster: &UserCluster, shard: &str) -> UserCluster {
@@ -217,12 +246,31 @@ mod tests {
         let cases = [
             (json!({ "metadata": {} }), false),
             (json!({ "metadata": { "labels": { OWNER: "Helm" } } }), false),
+            (json!({ "metadata": { "labels": { OWNER: "Helm", PART_OF: "shop" } } }), false),
             (json!({ "metadata": { "labels": { OWNER: "cairn-pool" } } }), true),
+            (json!({ "metadata": { "labels": { OWNER: "Helm", PART_OF: "cairn-pool" } } }), true),
             (json!({ "metadata": { "managedFields": [{ "manager": "kubectl" }] } }), false),
             (json!({ "metadata": { "managedFields": [{ "manager": "cairn-pool" }] } }), true),
         ];
         for (object, ours) in cases {
             assert_eq!(is_ours(&object), ours, "{object}");
+        }
+    }
+
+    #[test]
+    fn who_else_keeps_it_is_named() {
+        let object = |keeper: &str, annotations: Value| json!({ "metadata": { "labels": { OWNER: keeper }, "annotations": annotations } });
+        let cases = [
+            (json!({ "metadata": {} }), None),
+            (object("cairn-pool", json!({})), None),
+            (object("Helm", json!({ RELEASE: "east" })), Some("`helm uninstall east`")),
+            (object("Helm", Value::Null), Some("`helm uninstall` of its release")),
+            (object("somebody", json!({})), Some("somebody keeps it")),
+        ];
+        for (object, words) in cases {
+            let said = kept_elsewhere(&object);
+            assert_eq!(said.is_some(), words.is_some(), "{object}");
+            assert!(said.unwrap_or_default().contains(words.unwrap_or_default()), "{object}");
         }
     }
 

@@ -1,7 +1,7 @@
 //! The rights of the registrar: in each user's cluster, and in the cluster of the members. Nothing more is needed.
 
 use crate::config::{Cluster, Pool};
-use crate::objects::{FIELD_MANAGER, OWNER};
+use crate::objects;
 use serde_json::{Value, json};
 
 /// Name of the registrar's account, Role and RoleBinding.
@@ -62,7 +62,7 @@ fn named(group: &str, resource: &str, name: &str, verbs: &[&str]) -> Value {
 fn bound(namespace: &str, rules: Value) -> Vec<Value> {
     const GROUP: &str = "rbac.authorization.k8s.io";
     let metadata =
-        || json!({ "name": ACCOUNT, "namespace": namespace, "labels": { OWNER: FIELD_MANAGER } });
+        || json!({ "name": ACCOUNT, "namespace": namespace, "labels": objects::labels() });
     vec![
         json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata() }),
         json!({

@@ -179,6 +179,16 @@ async fn re_creation(world: &World, registrar: &Registrar) {
     assert!(problem.contains("Gateway waypoint-pool/waypoint-pool-s02"), "{problem}");
     let left = gateway(world, "waypoint-pool-s02").await.unwrap();
     assert!(left["status"]["addresses"].as_array().is_none_or(Vec::is_empty), "{left}");
+    // As a chart has it: Helm sets one of the labels, and the other says whose it is.
+    foreign["metadata"]["labels"] = json!({
+        "app.kubernetes.io/managed-by": "Helm", "app.kubernetes.io/part-of": "cairn-pool",
+    });
+    kube.apply(&foreign).await;
+    eventually("Helm's Gateway is the pool's and gets its address", async || {
+        let found = gateway(world, "waypoint-pool-s02").await.unwrap();
+        found["status"]["addresses"] == addresses("waypoint-pool-s02")
+    })
+    .await;
     kube.delete(&left).await;
     registrar.until("it is made", |state| state["clusters"]["east"]["problems"] == json!({})).await;
     // istiod adds addresses of its own; these stay.
@@ -315,6 +325,47 @@ async fn restart(world: &mut World, mut registrar: Registrar) -> Registrar {
     next
 }
 
+/// Those in the members' cluster.
+async fn members_rights(world: &World, registrar: &Registrar) {
+    let kube = &world.api.kube;
+    const API: &str = "rbac.authorization.k8s.io/v1";
+    let role = kube.get(API, "Role", MEMBERS, "cairn-registrar").await.unwrap();
+    let with = |wanted: &dyn Fn(&str) -> bool| {
+        let mut rules = role["rules"].as_array().unwrap().clone();
+        rules.retain(|rule| wanted(rule["resources"][0].as_str().unwrap()));
+        json!({
+            "apiVersion": API, "kind": "Role",
+            "metadata": { "name": "cairn-registrar", "namespace": MEMBERS }, "rules": rules,
+        })
+    };
+    let names = |problem: &Value, verb: &str, resource: &str| {
+        let rule = format!("needs `{verb}` on `{resource}` in namespace {MEMBERS}");
+        problem.as_str().is_some_and(|problem| problem.contains(&rule))
+    };
+    kube.apply(&with(&|resource| resource != "pods")).await;
+    registrar
+        .until("pods and notices are not known", |state| {
+            let problem = &state["members_problem"];
+            names(problem, "list", "pods") && names(problem, "list", "events")
+        })
+        .await;
+    assert_eq!(registrar.count("cairn_registrar_members_problem", &[]).await, 1.0);
+    kube.apply(&with(&|resource| resource != "leases")).await;
+    registrar.until("no Lease", |state| names(&state["problem"], "get", "leases")).await;
+    eventually("and the log has it", async || registrar.process.printed("the Lease cannot be had"))
+        .await;
+    kube.apply(&with(&|_| true)).await;
+    registrar
+        .until("members are known again", |state| {
+            state["leader"] == true && state["members_problem"] == Value::Null
+        })
+        .await;
+    eventually("which is counted", async || {
+        registrar.count("cairn_registrar_members_problem", &[]).await == 0.0
+    })
+    .await;
+}
+
 async fn missing_right(world: &mut World, registrar: &Registrar) {
     let kube = &world.api.kube;
     const API: &str = "rbac.authorization.k8s.io/v1";
@@ -344,8 +395,58 @@ async fn missing_right(world: &mut World, registrar: &Registrar) {
         problem.contains("needs `delete` on `workloadentries` in namespace waypoint-pool"),
         "{problem}"
     );
+    // All that is missing is named, and with the verb that is.
+    kube.apply(&with(&json!([]))).await;
+    let rule = |verb: &str, resource: &str| {
+        format!("needs `{verb}` on `{resource}` in namespace waypoint-pool")
+    };
+    let names = |state: &Value, part: &str, rules: &[(&str, &str)]| {
+        let problem = state["clusters"]["east"]["problems"][part].as_str().unwrap_or_default();
+        rules.iter().all(|(verb, resource)| problem.contains(&rule(verb, resource)))
+    };
+    let objects = [
+        ("get", "services"),
+        ("get", "serviceaccounts"),
+        ("get", "gateways"),
+        ("get", "workloadgroups"),
+    ];
+    registrar
+        .until("all rules are named", |state| {
+            names(state, "entries", &[("list", "workloadentries")])
+                && names(state, "objects", &objects)
+                && names(state, "tokens", &[("get", "configmaps")])
+        })
+        .await;
+    let mut rules = role["rules"].clone();
+    for rule in rules.as_array_mut().unwrap() {
+        if rule["resources"] == json!(["gateways"]) {
+            rule["verbs"] = json!(["get", "patch"]);
+        } else if rule["resources"] == json!(["serviceaccounts/token"]) {
+            rule["verbs"] = json!(["get"]);
+        } else if rule["resources"] == json!(["gateways/status"]) {
+            rule["verbs"] = json!(["get"]);
+        }
+    }
+    let secret = kube.get("v1", "Secret", MEMBERS, "waypoint-pool-tokens").await.unwrap();
+    kube.delete(&secret).await;
+    let gone = gateway(world, "waypoint-pool-s00").await.unwrap();
+    kube.delete(&gone).await;
+    let mut bare = gateway(world, "waypoint-pool-s01").await.unwrap();
+    kube.delete(&bare).await;
+    let labels = bare["metadata"]["labels"].clone();
+    bare["metadata"] = json!({ "name": "waypoint-pool-s01", "namespace": POOL, "labels": labels });
+    bare.as_object_mut().unwrap().remove("status");
+    kube.apply(&bare).await;
+    kube.apply(&with(&rules)).await;
+    registrar
+        .until("the verb is the one that is missing", |state| {
+            names(state, "objects", &[("create", "gateways"), ("patch", "gateways/status")])
+                && names(state, "tokens", &[("create", "serviceaccounts/token")])
+        })
+        .await;
     kube.apply(&with(&role["rules"])).await;
     world.until_gone(50).await;
+    members_rights(world, registrar).await;
     registrar
         .until("all is well", |state| state["clusters"]["east"]["problems"] == json!({}))
         .await;

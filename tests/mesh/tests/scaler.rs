@@ -23,7 +23,7 @@ const PORT: u16 = 15020;
 const LEASE: &str = "cairn-scaler-waypoint-pool";
 
 const TARGET: Target =
-    Target { name: "scaler", steps: 9, tmp: env!("CARGO_TARGET_TMPDIR"), needs: &[Need::Cairn] };
+    Target { name: "scaler", steps: 10, tmp: env!("CARGO_TARGET_TMPDIR"), needs: &[Need::Cairn] };
 
 fn main() -> ExitCode {
     run(TARGET, all)
@@ -172,6 +172,8 @@ impl World {
         steps.run("the endpoints of a Service are found and followed", step).await;
         steps.run("--dry-run prints and changes nothing", self.dry_run()).await;
         steps.run("--apply scales a Deployment up and down", self.applies()).await;
+        let name = "--fixed: members beside the target are not asked of it";
+        steps.run(name, self.beside()).await;
         steps.run("a restart does not scale in", self.restarts()).await;
         steps.run("a target that is set to 0 stays there", self.off()).await;
         let name = "of two scalers the holder of the Lease acts; when it is killed, the other does";
@@ -257,6 +259,26 @@ impl World {
         assert_eq!(course, [6, 5, 4, 3, 2], "a step is one member");
         assert!(scaler.count("cairn_scaler_applied_total", &[]).await >= 5.0);
         assert_eq!(scaler.count("cairn_scaler_apply_failures_total", &[]).await, 0.0);
+        scaler.process.terminate();
+        eventually("the Lease is given up", async || self.holder().await.is_empty()).await;
+    }
+
+    async fn beside(&self) {
+        // Two of the three are another Deployment's. 2.7 units are 4.5 members, and headroom makes it six.
+        self.set_replicas(1).await;
+        self.load(90.0);
+        let scaler = self.scaler(&["--apply", "--fixed", "2"]).await;
+        self.until_replicas("four more are asked for", |replicas| replicas == 4).await;
+        let is_so = |decision: &Value| decision["current"] == 6;
+        let decision = scaler.until("six are there", is_so).await;
+        assert_eq!((&decision["desired"], &decision["desired_of_target"]), (&6.into(), &4.into()));
+        assert_eq!(decision["target"]["wanted"], 4);
+        scaler.decisions(2).await;
+        assert_eq!(self.replicas().await, 4);
+        self.load(0.0);
+        self.until_replicas("the last one stays", |replicas| replicas == 1).await;
+        scaler.decisions(3).await;
+        assert_eq!(self.replicas().await, 1, "0 would turn it off");
         scaler.process.terminate();
         eventually("the Lease is given up", async || self.holder().await.is_empty()).await;
     }
@@ -423,6 +445,27 @@ impl World {
             scaler.until("no Lease", |decision| decision["lease"]["problem"].is_string()).await;
         let problem = decision["lease"]["problem"].as_str().unwrap();
         assert!(problem.contains("needs `get` on `leases` in namespace pool"), "{problem}");
+
+        // Who may list and not watch has a list, and says that it is not followed.
+        let rules = [rule("discovery.k8s.io", "endpointslices", &["list"])];
+        let blind = self.account("blind", &rules).await;
+        let args: Vec<&str> =
+            blind.iter().map(String::as_str).filter(|flag| !flag.starts_with("--target")).collect();
+        let scaler = Scaler::start(&args).await;
+        let decision = scaler
+            .until("three are listed", |decision| {
+                decision["counts"]["answering"] == 3 && decision["members_problem"].is_string()
+            })
+            .await;
+        let problem = decision["members_problem"].as_str().unwrap();
+        assert!(
+            problem.contains("needs `watch` on `endpointslices` in namespace pool"),
+            "{problem}"
+        );
+        assert_eq!(scaler.count("cairn_scaler_list_known", &[]).await, 0.0);
+        self.endpoints(&[(0, true), (1, true)]).await;
+        scaler.until("the list is read again", |decision| decision["counts"]["members"] == 2).await;
+        self.endpoints(&[(0, true), (1, true), (2, true)]).await;
 
         let (url, ca) = self.api.address();
         let broken = self.dir.join("broken.token");

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::panic)] // a failed helper is a failed test
 
+pub mod alerts;
 pub mod dashboard;
 pub mod query;
 pub mod server;

@@ -73,6 +73,23 @@ impl Tools {
     }
 }
 
+impl Tools {
+    /// `promtool` with these arguments.
+    ///
+    /// # Errors
+    /// What it says when it is not content.
+    ///
+    /// # Panics
+    /// When it cannot be run.
+    pub fn promtool(&self, arguments: &[&str], file: &Path) -> Result<(), String> {
+        let output = Command::new(&self.promtool).args(arguments).arg(file).output().unwrap();
+        if output.status.success() {
+            return Ok(());
+        }
+        Err(String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
+    }
+}
+
 fn on_path(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     std::env::split_paths(&path).map(|dir| dir.join(name)).find(|file| file.is_file())

@@ -60,6 +60,44 @@ fn the_value_follows_the_load() {
 }
 
 #[test]
+fn members_beside_the_target_are_not_asked_of_it() {
+    drive(async {
+        let members = members(4, 90.0).await;
+        let fixed = ["--fixed", "3", "--policy", "min=2,max=7"];
+        let scaler = scaler_of(&members, &fixed).await;
+        let mut keda = Keda::of(&scaler).await;
+        // 3.6 units are six members, and headroom is one more at least: seven, of which three are there.
+        let decision = scaler.until("all seven", |decision| decision["desired"] == 7).await;
+        assert_eq!((&decision["fixed"], &decision["desired_of_target"]), (&3.into(), &4.into()));
+        assert_eq!(keda.value(DESIRED).await.unwrap(), 4.0);
+        for (name, value) in [
+            ("cairn_scaler_desired_replicas", 4.0),
+            ("cairn_scaler_current_replicas", 1.0),
+            ("cairn_scaler_desired_members", 7.0),
+            ("cairn_scaler_fixed_members", 3.0),
+            ("cairn_scaler_max_members", 7.0),
+        ] {
+            assert_eq!(scaler.count(name, &[]).await, value, "{name}");
+        }
+        let text = scaler.page("/decision", &[("Accept", "text/plain")]).await.text();
+        assert!(text.contains("7 members are to be there, 3 of them fixed: 4 for the target"));
+        let mut pressure = 0.0;
+        eventually_async("the pressure is what three members leave", async || {
+            pressure = keda.value(PRESSURE).await.unwrap();
+            (179.0..181.0).contains(&pressure)
+        })
+        .await;
+
+        for member in &members {
+            member.works(|work| work.in_flight = 0.0);
+        }
+        scaler.until("the floor of the pool", |decision| decision["desired"] == 3).await;
+        assert_eq!(keda.value(DESIRED).await.unwrap(), 1.0, "0 would turn scaling off");
+        assert_eq!(keda.value(PRESSURE).await.unwrap(), 0.0);
+    });
+}
+
+#[test]
 fn a_stream_says_active_at_once_and_stays_open() {
     drive(async {
         let members = members(1, 0.0).await;

@@ -23,6 +23,11 @@ fn wrong_settings_end_with_the_name_of_the_field() {
             (vec!["--member=a:1", "--tenant-cap=shop=3"], "MESH/NAMESPACE=UNITS"),
             (vec!["--member=a:1", &config], "`max` must not be less than `min`"),
             (vec!["--member=a:1", "--config=/no/such.yaml"], "/no/such.yaml"),
+            (
+                vec!["--member=a:1", "--policy=max=3", "--fixed=3"],
+                "--fixed 3 leaves nothing to the target: the policy's `max` is 3",
+            ),
+            (vec!["--member=a:1", "--policy=max=3", "--fixed=4"], "--policy max=5 or more"),
             (vec!["--member=a"], "write HOST:PORT"),
             (vec![], "nobody to poll"),
             (vec!["--member=a:1", "--dns=b:1"], "cannot be used with"),

@@ -130,10 +130,14 @@ async fn apply(cluster: &Cluster, pool: &Pool, adopt: bool) -> Result<(), Failur
         let applied = client.apply(kind, object, FIELD_MANAGER, adopt).await.map_err(|error| {
             let conflict = error.cause == Cause::Conflict;
             let failure = failed(error);
-            match conflict {
-                true => failure
+            let keeper = before.as_ref().and_then(objects::kept_elsewhere);
+            match (conflict, keeper) {
+                (true, Some(keeper)) => failure.hint(format!(
+                    "{keeper}, and what it says is changed there; --adopt takes its fields over"
+                )),
+                (true, None) => failure
                     .hint("somebody else manages some of its fields; --adopt takes them over"),
-                false => failure,
+                (false, _) => failure,
             }
         })?;
         let version = |object: &Value| object["metadata"]["resourceVersion"].clone();

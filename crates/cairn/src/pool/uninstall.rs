@@ -48,15 +48,17 @@ async fn remove(cluster: &Cluster, pool: &Pool, yes: bool) -> Result<(), Failure
             continue;
         };
         let name_of = title(&object);
+        let note = objects::kept_elsewhere(&found).map(|note| format!(" ({note})"));
+        let note = note.unwrap_or_default();
         if *kind == NAMESPACE {
             say!("{}: {name_of}: stays, for it may hold what is not the pool's", cluster.name);
         } else if !objects::is_ours(&found) {
             say!("{}: {name_of}: stays, for it is not the pool's", cluster.name);
         } else if yes {
             client.delete(kind, namespace, name, &Version::of(&found)).await.map_err(failed)?;
-            say!("{}: {name_of}: removed", cluster.name);
+            say!("{}: {name_of}: removed{note}", cluster.name);
         } else {
-            say!("{}: {name_of}: would be removed", cluster.name);
+            say!("{}: {name_of}: would be removed{note}", cluster.name);
         }
     }
     Ok(())

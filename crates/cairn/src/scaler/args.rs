@@ -24,6 +24,7 @@ Fields of --policy, with their defaults:
 Examples:
   cairn scaler --service waypoint-pool/waypoint --policy min=3,max=50
   cairn scaler --service waypoint-pool/waypoint --target deployments/waypoint --apply
+  cairn scaler --service waypoint-pool/waypoint --target deployments/waypoint-spot --fixed 2
   cairn scaler --member 127.0.0.1:15020 --target deployments/waypoint --apply --dry-run";
 
 /// What the scaler is to do instead of running.
@@ -99,6 +100,9 @@ pub struct ScalerArgs {
     /// What is scaled: its replicas are read, and written with --apply. deployments/NAME, statefulsets/NAME or RESOURCE.VERSION.GROUP/NAME
     #[arg(long, value_name = "RESOURCE/NAME", env = "CAIRN_SCALER_TARGET")]
     pub target: Option<String>,
+    /// Members that are not the target's own, such as on-demand ones beside spot: what is decided is about all, and the target gets the rest, at least one
+    #[arg(long, value_name = "COUNT", default_value = "0", env = "CAIRN_SCALER_FIXED")]
+    pub fixed: u32,
     /// Namespace of the target and the Lease [default: of --service, else of the pod or kubeconfig]
     #[arg(long, value_name = "NAME", env = "CAIRN_SCALER_NAMESPACE")]
     pub namespace: Option<String>,

@@ -30,8 +30,12 @@ pub struct Engine {
     pub interval: Duration,
     /// How it is decided.
     pub autoscaler: Autoscaler,
+    /// Most members, by its policy.
+    pub max: u32,
     /// How much a tenant may ask for.
     pub caps: TenantCaps,
+    /// Members that are not the target's own.
+    pub fixed: u32,
     /// What is scaled, if we know.
     pub acting: Option<watch::Receiver<Acting>>,
     /// Gets each decision.
@@ -135,6 +139,8 @@ impl Engine {
             demand,
             current,
             current_of_target: wanted.is_some(),
+            fixed: self.fixed,
+            max: self.max,
             members: rows,
             not_shown,
             not_polled: roster.dropped,
@@ -143,13 +149,13 @@ impl Engine {
         self.readiness.arrived(FIRST_DECISION);
     }
 
-    /// What the target is to have: `Some(None)` where there is none or it cannot be read. `None`: the
+    /// What the target is to have, and the members beside it: `Some(None)` where there is none or it cannot be read. `None`: the
     /// scaler is going.
     async fn wanted(&mut self) -> Option<Option<u32>> {
         let Some(acting) = &mut self.acting else { return Some(None) };
         // The first decision must not count members while a moment later the target would be known.
         let known = acting.wait_for(|acting| acting.asked).await.ok()?;
-        Some(known.scale.as_ref().map(|scale| scale.wanted))
+        Some(known.scale.as_ref().map(|scale| scale.wanted.saturating_add(self.fixed)))
     }
 }
 

@@ -25,9 +25,10 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 
-/// Members that there are to be; the HPA aims at one per replica.
+/// Replicas that the target is to have; the HPA aims at one per replica.
 pub const DESIRED: &str = "waypoint_pool_desired_replicas";
-/// Demand in percent of a reference member; the HPA aims at the policy's target per replica.
+/// Demand in percent of a reference member, without what the members beside the target are there for;
+/// the HPA aims at the policy's target per replica.
 pub const PRESSURE: &str = "waypoint_pool_pressure_percent";
 
 /// Connections at a time; KEDA's operator and its metrics adapter need two.
@@ -117,15 +118,20 @@ impl Keda {
             let age = snapshot.at.elapsed().as_secs();
             return Err(Status::unavailable(format!("the last decision is {age} s old")));
         }
-        let Some(desired) = snapshot.decision.desired else {
+        let Some(desired) = snapshot.desired_of_target() else {
             return Err(Status::unavailable(snapshot.decision.reason.clone()));
         };
         Ok(match metric {
             DESIRED => f64::from(desired),
-            // The stable average: a short one would ask for members that the decision does not.
-            _ => snapshot.decision.stable_units * 100.0,
+            _ => pressure(&snapshot, self.target),
         })
     }
+}
+
+/// The stable average: a short one would ask for members that the decision does not.
+fn pressure(snapshot: &Snapshot, target: f64) -> f64 {
+    let of_others = f64::from(snapshot.fixed) * target;
+    (snapshot.decision.stable_units - of_others).max(0.0) * 100.0
 }
 
 async fn answer(mut routes: Routes, request: http::Request<Incoming>) -> http::Response<Body> {

@@ -65,8 +65,8 @@ pub fn run(args: &ScalerArgs) -> Result<ExitCode, Failure> {
 async fn serve(args: &ScalerArgs) -> Result<ExitCode, Failure> {
     let mut signals =
         Signals::listen().map_err(|error| Failure::new(format!("no signals: {error}")))?;
-    let settings::Settings { policy, caps } = settings::settings(args)?;
-    let goal = policy.target;
+    let settings::Settings { policy, caps, fixed } = settings::settings(args)?;
+    let (goal, max) = (policy.target, policy.max);
     let autoscaler = Autoscaler::new(policy).map_err(Failure::new)?;
     let kubernetes = Kubernetes::of(args).await?;
     let source = source(args, kubernetes.as_ref())?;
@@ -116,7 +116,9 @@ async fn serve(args: &ScalerArgs) -> Result<ExitCode, Failure> {
         poller: Poller::new(args.poll_timeout.min(args.poll_interval)),
         interval: args.poll_interval,
         autoscaler,
+        max,
         caps,
+        fixed,
         acting: acting.clone(),
         latest,
         numbers: Arc::clone(&numbers),

@@ -113,14 +113,25 @@ impl Numbers {
 }
 
 fn decision(writer: &mut Writer, snapshot: &Snapshot) {
-    let Snapshot { decision, demand, current, .. } = snapshot;
-    if let Some(desired) = decision.desired.filter(|_| !snapshot.is_stale()) {
-        let help = "Members that there are to be; absent while nothing can be said.";
-        writer.gauge("cairn_scaler_desired_replicas", help, &[], f64::from(desired));
+    let Snapshot { decision, demand, current, fixed, max, .. } = snapshot;
+    let said = (decision.desired, snapshot.desired_of_target());
+    if let (Some(members), Some(replicas)) = said
+        && !snapshot.is_stale()
+    {
+        let help = "Replicas that the target is to have; absent while nothing can be said.";
+        writer.gauge("cairn_scaler_desired_replicas", help, &[], f64::from(replicas));
+        let help = "Members that there are to be, fixed ones and the target's; absent while nothing can be said.";
+        writer.gauge("cairn_scaler_desired_members", help, &[], f64::from(members));
     }
     let panic = f64::from(u8::from(decision.mode == Mode::Panic));
     for (name, help, value) in [
-        ("cairn_scaler_current_replicas", "Members that are asked for.", f64::from(*current)),
+        (
+            "cairn_scaler_current_replicas",
+            "Replicas that the target is asked for, or members that are listed, without fixed ones.",
+            f64::from(current.saturating_sub(*fixed)),
+        ),
+        ("cairn_scaler_fixed_members", "Members that are not the target's own.", f64::from(*fixed)),
+        ("cairn_scaler_max_members", "Most members, by the policy.", f64::from(*max)),
         ("cairn_scaler_ready_members", "Members that take traffic.", demand.ready as f64),
         (
             "cairn_scaler_draining_members",
@@ -142,6 +153,11 @@ fn decision(writer: &mut Writer, snapshot: &Snapshot) {
             "cairn_scaler_cold_start_seconds",
             "Cold start that is reckoned with.",
             decision.cold_start.as_secs_f64(),
+        ),
+        (
+            "cairn_scaler_list_known",
+            "1 while the list of members is the one of now.",
+            f64::from(u8::from(snapshot.problem.is_none())),
         ),
         (
             "cairn_scaler_decision_age_seconds",

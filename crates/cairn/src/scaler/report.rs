@@ -64,6 +64,8 @@ impl Report<'_> {
             "age_seconds": snapshot.at.elapsed().as_secs_f64(),
             "stale": snapshot.is_stale(),
             "desired": desired,
+            "desired_of_target": snapshot.desired_of_target(),
+            "fixed": snapshot.fixed,
             "current": snapshot.current,
             "current_is": if snapshot.current_of_target { "target" } else { "members" },
             "mode": snapshot.mode(),
@@ -143,6 +145,9 @@ fn numbers(out: &mut String, snapshot: &Snapshot) -> std::fmt::Result {
     match decision.desired {
         Some(desired) => write!(out, "{desired} members are to be there")?,
         None => write!(out, "nothing can be said")?,
+    }
+    if let Some(replicas) = snapshot.desired_of_target().filter(|_| snapshot.fixed > 0) {
+        write!(out, ", {} of them fixed: {replicas} for the target", snapshot.fixed)?;
     }
     let whose = if snapshot.current_of_target { "asked for" } else { "listed" };
     writeln!(out, "; {current} are {whose} ({age:.1} s ago)")?;

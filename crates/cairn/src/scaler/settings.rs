@@ -13,13 +13,15 @@ const MAX_FILE_BYTES: u64 = 1 << 20;
 /// Most caps.
 const MAX_CAPS: usize = 10_000;
 
-/// Policy and caps.
+/// Policy and caps, and what is beside the target.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Settings {
     /// How the fleet is scaled.
     pub policy: Policy,
     /// How much of it a tenant may ask for.
     pub caps: TenantCaps,
+    /// Members that are not the target's own.
+    pub fixed: u32,
 }
 
 /// Puts them together, for the scaler.
@@ -28,7 +30,23 @@ pub struct Settings {
 ///
 /// The first value that cannot be used, by the name of its field.
 pub fn settings(args: &ScalerArgs) -> Result<Settings, Failure> {
-    of(args.config.as_deref(), &args.policy, &args.tenant_caps)
+    let settings = of(args.config.as_deref(), &args.policy, &args.tenant_caps)?;
+    beside(args.fixed, &settings.policy)?;
+    Ok(Settings { fixed: args.fixed, ..settings })
+}
+
+/// The policy's `max` is of the whole pool, and the target has at least one member.
+fn beside(fixed: u32, policy: &Policy) -> Result<(), Failure> {
+    let max = policy.max;
+    if fixed < max {
+        return Ok(());
+    }
+    let wrong =
+        format!("--fixed {fixed} leaves nothing to the target: the policy's `max` is {max}");
+    Err(Failure::new(wrong).hint(format!(
+        "`max` counts the fixed members, too: --policy max={} or more, or fewer fixed ones",
+        fixed.saturating_add(1)
+    )))
 }
 
 /// Of a file, and what counts more: fields of the policy and caps, as options have them.
@@ -243,6 +261,17 @@ mod tests {
         settings.take_cap("b/bank=1").unwrap();
         settings.take_cap("8").unwrap();
         assert_eq!((settings.caps.default, settings.caps.of.len()), (Some(8.0), 2));
+    }
+
+    #[test]
+    fn something_is_left_to_the_target() {
+        let policy = Policy { max: 3, ..Policy::default() };
+        for fixed in 0..3 {
+            assert!(beside(fixed, &policy).is_ok(), "{fixed}");
+        }
+        for fixed in [3, 4, u32::MAX] {
+            assert!(beside(fixed, &policy).is_err(), "{fixed}");
+        }
     }
 
     #[test]

@@ -23,10 +23,14 @@ pub struct Snapshot {
     pub decision: Decision,
     /// What it was made of.
     pub demand: Demand,
-    /// How many members were asked for at the time.
+    /// How many members were asked for at the time, the fixed ones among them.
     pub current: u32,
-    /// Whether that is what the target says; else it is the number of members.
+    /// Whether that is what the target says, and the fixed ones; else it is the number of members.
     pub current_of_target: bool,
+    /// Members that are not the target's own.
+    pub fixed: u32,
+    /// Most members, by the policy.
+    pub max: u32,
     /// For members that rebalance.
     pub mean: FleetMean,
     /// By name.
@@ -76,6 +80,11 @@ impl Snapshot {
         self.at.elapsed() > self.holds_for
     }
 
+    /// What the target is to have; `None`: nothing can be said.
+    pub fn desired_of_target(&self) -> Option<u32> {
+        self.decision.desired.map(|desired| of_target(desired, self.fixed))
+    }
+
     /// The members, with what is known of them as old as it is now.
     pub fn members_now(&self) -> Vec<Row> {
         let since = self.at.elapsed().as_secs_f64();
@@ -90,6 +99,11 @@ impl Snapshot {
     pub fn mode(&self) -> &'static str {
         mode(self.decision.mode)
     }
+}
+
+/// What is left to the target of so many members: at least one, for a target of 0 is one that is off.
+pub fn of_target(members: u32, fixed: u32) -> u32 {
+    members.saturating_sub(fixed).max(1)
 }
 
 /// A mode in a word.
@@ -156,4 +170,24 @@ pub fn rows(
 
 fn short(text: &str) -> String {
     text.chars().take(MAX_TEXT).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_target_gets_what_the_fixed_ones_leave() {
+        for (members, fixed, left) in [
+            (6, 0, 6),
+            (6, 2, 4),
+            (3, 2, 1),
+            (2, 2, 1),
+            (1, 5, 1),
+            (0, 0, 1),
+            (u32::MAX, u32::MAX, 1),
+        ] {
+            assert_eq!(of_target(members, fixed), left, "{members} with {fixed} fixed");
+        }
+    }
 }

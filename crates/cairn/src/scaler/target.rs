@@ -212,13 +212,14 @@ fn step(scale: &Scale, snapshot: Option<&Snapshot>) -> Step {
     if snapshot.is_stale() {
         return nothing("the last decision is too old");
     }
-    let Some(desired) = snapshot.decision.desired else {
+    let Some(desired) = snapshot.desired_of_target() else {
         return nothing("nothing can be said: what there is stays");
     };
     if desired == scale.wanted {
         return nothing("the target is as it is to be");
     }
-    if !snapshot.current_of_target || snapshot.current != scale.wanted {
+    let there = scale.wanted.saturating_add(snapshot.fixed);
+    if !snapshot.current_of_target || snapshot.current != there {
         return nothing("the target was changed since the decision; the next one counts");
     }
     Step::Set(desired)
@@ -253,6 +254,8 @@ mod tests {
             demand: Demand::default(),
             current,
             current_of_target: true,
+            fixed: 0,
+            max: 200,
             mean: FleetMean::default(),
             members: Vec::new(),
             not_shown: 0,
@@ -278,5 +281,25 @@ mod tests {
         ] {
             assert!(matches!(step(&scale, snapshot.as_ref()), Step::Nothing(_)), "{snapshot:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn members_beside_the_target_are_not_asked_of_it() {
+        for (target, desired, fixed, wanted) in [
+            (2, 6, 2, Some(4)),
+            (4, 6, 2, None),
+            (6, 4, 3, Some(1)),
+            (1, 3, 2, None),
+            (1, 2, 2, None),
+            (3, 2, 5, Some(1)),
+            (0, 6, 2, None),
+        ] {
+            let decided = Snapshot { fixed, ..snapshot(Some(desired), target + fixed) };
+            let step = step(&scale(target), Some(&decided));
+            let set = if let Step::Set(members) = step { Some(members) } else { None };
+            assert_eq!(set, wanted, "{target} and {fixed} beside it, {desired} desired: {step:?}");
+        }
+        let of_the_target_alone = Snapshot { fixed: 2, ..snapshot(Some(6), 4) };
+        assert!(matches!(step(&scale(4), Some(&of_the_target_alone)), Step::Nothing(_)));
     }
 }

@@ -109,11 +109,25 @@ pub async fn status(world: &World) {
 pub async fn uninstall(world: &World) {
     let kube = &world.api.kube;
     kube.apply(&service("bystander")).await;
+    // A Service that a chart has, too.
+    kube.apply(&json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": {
+            "name": "waypoint-pool-s02", "namespace": POOL,
+            "labels": { "app.kubernetes.io/managed-by": "Helm" },
+            "annotations": { "meta.helm.sh/release-name": "east" },
+        },
+    }))
+    .await;
+    let (code, text) = world.east("install", &["--apply"]).await;
+    assert!(code == 1 && text.contains("Helm keeps it"), "{text}");
+    assert!(text.contains("--adopt takes its fields over"), "{text}");
     let (code, text) = world.east("uninstall", &[]).await;
     assert_eq!(code, 3, "{text}");
     for words in [
         "Namespace shop uses the pool: it falls back to plain L4",
         "would be removed",
+        "s02: would be removed (Helm keeps it: `helm uninstall east` takes it away)",
         "--yes does it",
     ] {
         assert!(text.contains(words), "{text}");

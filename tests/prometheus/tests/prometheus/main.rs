@@ -1,11 +1,16 @@
 //! What we export, read by those who read it: promtool, Prometheus, and the dashboard's queries, which
-//! all have to find series of a real waypoint with real traffic and of a real scaler.
+//! all have to find series of a real waypoint with real traffic and of a real scaler. The alerts ask for nothing that is
+//! not on a page of those, of a member or of a registrar, and fire when they ought to.
 //!
 //! `CAIRN_DASHBOARD_DATA=FILE` records two minutes of the dashboard's answers for
 //! `deploy/grafana/draw.py`.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod cluster;
+#[path = "../../../tests/members/world.rs"]
+#[allow(dead_code, reason = "other tests use the rest")]
+mod members;
 #[path = "../../../tests/istio/mesh.rs"]
 #[allow(dead_code, reason = "other tests use the rest")]
 mod mesh;
@@ -17,6 +22,7 @@ mod record;
 mod stage;
 mod traffic;
 
+use cairn_prometheus_tests::alerts::{self, Alert};
 use cairn_prometheus_tests::dashboard::{self, Query};
 use cairn_prometheus_tests::query;
 use cairn_prometheus_tests::server::Server;
@@ -26,15 +32,17 @@ use serde_json::Value;
 use stage::Stage;
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-/// One that needs none of the programs, and those that do.
-const COUNT: usize = 4;
+/// Two that need none of the programs, and those that do.
+const COUNT: usize = 6;
 /// Labels that Prometheus gives to whatever it scrapes in a cluster.
 const OF_THE_TARGET: [&str; 3] = ["cluster", "namespace", "pod"];
+const ALERTS: &str = "deploy/helm/cairn/files/alerts.yaml";
+const ALERT_TESTS: &str = "tests/data/alerts-test.yaml";
 /// How long series may take to be there.
 const PATIENCE: Duration = Duration::from_secs(90);
 
@@ -78,9 +86,13 @@ fn passed(step: &str) {
     println!("[{number}/{COUNT}] {step}");
 }
 
+/// A file of the repository.
+fn file(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(path)
+}
+
 fn dashboard() -> Value {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/grafana/cairn.json");
-    serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap()
+    serde_json::from_slice(&std::fs::read(file("deploy/grafana/cairn.json")).unwrap()).unwrap()
 }
 
 async fn steps(tools: Option<&Tools>) {
@@ -93,6 +105,13 @@ async fn steps(tools: Option<&Tools>) {
     assert!(queries.len() > 60, "{}", queries.len());
     names_and_labels_exist(&queries, &known);
     passed("metrics and labels of the dashboard exist");
+
+    let rules = file(ALERTS);
+    let alerts = alerts::read(&std::fs::read_to_string(&rules).unwrap());
+    alerts_are_whole(&alerts);
+    let asked: Vec<Query> = alerts.iter().map(of_alert).collect();
+    names_and_labels_exist(&asked, &known);
+    passed("metrics and labels of the alerts exist, and the page lists them");
     let Some(tools) = tools else { return };
 
     for (name, page) in &pages {
@@ -105,6 +124,9 @@ async fn steps(tools: Option<&Tools>) {
     }
     assert!(!tools.check_metrics("a{ 1\n").readable, "promtool knows what it cannot read");
     passed("promtool reads every page");
+
+    alerts_fire(tools, &rules);
+    passed("alerts fire by series that are wrong, and by no others");
 
     let dir = tempfile::tempdir().unwrap();
     for target in stage.targets() {
@@ -165,6 +187,42 @@ fn names_and_labels_exist(queries: &[Query], known: &BTreeMap<String, BTreeSet<S
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+fn of_alert(alert: &Alert) -> Query {
+    let Alert { name, expression, labels, .. } = alert;
+    // Whichever of the two a target leaves of a cluster's name.
+    let legend = labels.iter().filter(|label| *label != "exported_cluster").cloned().collect();
+    Query { of: name.clone(), expression: expression.clone(), legend }
+}
+
+/// Each says what, how bad, and what to do; the page has them all, and the series that fire them.
+fn alerts_are_whole(alerts: &[Alert]) {
+    assert!(alerts.len() > 30, "{}", alerts.len());
+    let page = std::fs::read_to_string(file("docs/operations.md")).unwrap();
+    let tests = std::fs::read_to_string(file(ALERT_TESTS)).unwrap();
+    for Alert { name, severity, texts, .. } in alerts {
+        assert!(["warning", "critical"].contains(&severity.as_str()), "{name}: {severity}");
+        assert_eq!(*texts, ["summary", "description", "runbook"], "{name}");
+        assert!(page.contains(&format!("| `{name}` | {severity} |")), "{name} is not on the page");
+        assert!(tests.contains(&format!("- name: {name}\n")), "{name} is not tested");
+    }
+    let on_page = page.lines().filter(|line| line.starts_with("| `Cairn")).count();
+    assert_eq!(on_page, alerts.len(), "the page has others");
+}
+
+fn alerts_fire(tools: &Tools, rules: &Path) {
+    tools.promtool(&["check", "rules"], rules).unwrap();
+    let tests = file(ALERT_TESTS);
+    tools.promtool(&["test", "rules"], &tests).unwrap();
+    // Where one fires that is not to, it would be seen.
+    let dir = tempfile::tempdir().unwrap();
+    let text = std::fs::read_to_string(&tests).unwrap();
+    let text = text.replace(&format!("../../{ALERTS}"), &rules.display().to_string());
+    let wrong = dir.path().join("wrong.yaml");
+    std::fs::write(&wrong, text.replace("value: 1\n", "value: 2\n")).unwrap();
+    let said = tools.promtool(&["test", "rules"], &wrong).unwrap_err();
+    assert!(said.contains("CairnNotReady"), "{said}");
 }
 
 async fn every_query_finds_series(board: &Value, queries: &[Query], server: &Server) {

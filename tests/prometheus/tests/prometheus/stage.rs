@@ -1,5 +1,8 @@
-//! A waypoint that istiod configures, services of all kinds behind it, and a scaler that polls it.
+//! A waypoint that istiod configures, services of all kinds behind it, and a scaler that polls it; a member of a pool, and
+//! its registrar.
 
+use super::cluster;
+use super::members;
 use super::mesh::{Client, Mesh};
 use super::pod::Waypoint;
 use cairn_prometheus_tests::server::Target;
@@ -22,6 +25,7 @@ use cairn_test_support::process::Cairn;
 use cairn_test_support::wait::{eventually, eventually_async};
 use cairn_xds::feed::Kind;
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use tokio::net::TcpStream;
 
 /// Services: HTTP, gRPC, HTTP without endpoints, with one that is not there, TCP, one that refuses, and one with a filter
@@ -34,6 +38,10 @@ pub struct Stage {
     pub client: Client,
     waypoint: Waypoint,
     _scaler: Cairn,
+    _registrar: Cairn,
+    _member: members::Member,
+    _of_member: cairn_test_support::mesh::Mesh,
+    _dir: tempfile::TempDir,
     doors: Vec<(&'static str, SocketAddr)>,
     _pod: super::pod::Pod,
 }
@@ -69,6 +77,10 @@ impl Stage {
         {
             doors.push((job, waypoint.address(&format!("{door} pages")).await));
         }
+        let dir = tempfile::tempdir().unwrap();
+        let kubeconfig = dir.path().join("kubeconfig");
+        cluster::start(&kubeconfig).await;
+        let kubeconfig = kubeconfig.display().to_string();
         let member = doors[0].1.to_string();
         let scaler = Cairn::start(&[
             "scaler",
@@ -76,6 +88,11 @@ impl Stage {
             &member,
             "--grpc",
             "off",
+            "--target",
+            "deployments/waypoint",
+            "--apply",
+            "--kubeconfig",
+            &kubeconfig,
             "--http",
             "127.0.0.1:0",
             "--log-format",
@@ -88,7 +105,21 @@ impl Stage {
             page(pages).await.contains("\ncairn_scaler_desired_replicas ")
         })
         .await;
-        Stage { mesh, client, waypoint, _scaler: scaler, doors, _pod: pod }
+        let (of_member, member, registrar, pages) = pool(dir.path(), &kubeconfig).await;
+        doors.push(("member", SocketAddr::new(member.ip, 15020)));
+        doors.push(("registrar", pages));
+        Stage {
+            mesh,
+            client,
+            waypoint,
+            _scaler: scaler,
+            _registrar: registrar,
+            _member: member,
+            _of_member: of_member,
+            _dir: dir,
+            doors,
+            _pod: pod,
+        }
     }
 
     /// What is to be scraped. Only the first of the waypoint's doors has its pod's labels: all three say
@@ -98,6 +129,8 @@ impl Stage {
             let labels = match *job {
                 "waypoint" => vec![("pod", "waypoint-1"), ("namespace", "plain")],
                 "scaler" => vec![("pod", "waypoint-scaler-1"), ("namespace", "plain")],
+                "member" => vec![("pod", "waypoint-pool-1"), ("namespace", "waypoint-pool")],
+                "registrar" => vec![("pod", "registrar-1"), ("namespace", "waypoint-pool")],
                 _ => vec![("door", *job)],
             };
             let labels = [labels, vec![("cluster", "Kubernetes")]].concat();
@@ -119,6 +152,42 @@ impl Stage {
     pub async fn hbone(&self) -> SocketAddr {
         self.waypoint.hbone().await
     }
+}
+
+/// A mesh, the member that serves it, and a registrar with its pages, which has minted a token.
+async fn pool(
+    dir: &Path,
+    kubeconfig: &str,
+) -> (cairn_test_support::mesh::Mesh, members::Member, Cairn, SocketAddr) {
+    let mesh = members::mesh(2, &["app"]).await;
+    let ip = members::address();
+    let file = members::File::of(ip, &[("east", 21001, &mesh)]);
+    let file = file.set("east", "kubeconfig", kubeconfig.into());
+    let member = members::Member::quick(ip, &file).await;
+    member.registered(&["east"]).await;
+    let config = dir.join("pool.yaml");
+    let token = dir.join("token");
+    std::fs::write(&config, file.text(ip, token.to_str().unwrap())).unwrap();
+    let registrar = Cairn::start_in(
+        &[
+            "pool".to_owned(),
+            "registrar".to_owned(),
+            format!("--config={}", config.display()),
+            format!("--kubeconfig={kubeconfig}"),
+            "--namespace=waypoint-pool".to_owned(),
+            format!("--members={ip}"),
+            "--http=127.0.0.1:0".to_owned(),
+            "--log-format=json".to_owned(),
+        ],
+        [],
+    );
+    eventually("the registrar has pages", || registrar.printed("registrar pages")).await;
+    let pages = registrar.address("registrar pages");
+    eventually_async("the registrar leads and has given a token", async || {
+        page(pages).await.contains("\ncairn_registrar_token_remaining_seconds{")
+    })
+    .await;
+    (mesh, member, registrar, pages)
 }
 
 /// A page as text.

@@ -124,17 +124,16 @@ impl Keeper {
     }
 
     /// Notes what came of something, and logs it where it is news. `Err`: the API server is away, or knows us no more.
-    fn note(&self, part: &'static str, outcome: Result<(), Error>) -> Result<(), Away> {
+    fn note(&self, part: &'static str, outcome: Result<(), Failures>) -> Result<(), Away> {
         match outcome {
             Ok(()) => {
                 self.told(part, None);
                 Ok(())
             }
-            Err(error) => {
-                let away = matches!(error.cause, Cause::Unreachable(_) | Cause::Unauthorized(_));
+            Err(failures) => {
                 self.numbers.failed(&self.cluster.name);
-                self.told(part, Some(error.to_string()));
-                if away { Err(Away) } else { Ok(()) }
+                self.told(part, Some(failures.text()));
+                if failures.0.iter().any(is_away) { Err(Away) } else { Ok(()) }
             }
         }
     }
@@ -182,7 +181,7 @@ impl Keeper {
                 }
             });
             // Of the Secret another API server decides than of all else here: it holds nothing up.
-            let _reported = self.note("tokens", minted);
+            let _reported = self.note("tokens", minted.map_err(Failures::from));
         }
         Ok(())
     }
@@ -193,7 +192,7 @@ impl Keeper {
         client: &Client,
         memory: &mut Memory,
         view: &View,
-    ) -> Result<(), Error> {
+    ) -> Result<(), Failures> {
         if self.cluster.address.is_some() {
             // Entries have an address there by which no member is known here.
             return Ok(());
@@ -215,7 +214,7 @@ impl Keeper {
         let now = std::time::Instant::now();
         let steps = memory.ledger.judge(now, &entries, view, &strangers);
         self.report(memory, &entries, &steps);
-        let mut first_error = None;
+        let mut failures = Failures::default();
         let mut stay = Vec::new();
         for ((object, entry), step) in objects.into_iter().zip(entries).zip(steps) {
             let Step::Delete(why) = step else {
@@ -238,12 +237,14 @@ impl Keeper {
                 }
                 // It has changed since: the next round judges it anew.
                 Err(error) if error.cause == Cause::Conflict => {}
-                Err(error) => first_error = first_error.or(Some(error)),
+                Err(error) => failures.add(error),
             }
         }
         memory.weights.keep(&stay);
-        let changed = self.change(client, memory, view, &stay).await;
-        first_error.map_or(changed, Err)
+        if let Err(error) = self.change(client, memory, view, &stay).await {
+            failures.add(error);
+        }
+        failures.outcome()
     }
 
     /// Weights and shards of the entries that stay.
@@ -319,8 +320,8 @@ impl Keeper {
     }
 
     /// Makes the pool's objects that are missing, and gives Gateways their address. What is somebody else's is let be.
-    async fn objects(&self, client: &Client, memory: &mut Memory) -> Result<(), Error> {
-        let mut first_error = None;
+    async fn objects(&self, client: &Client, memory: &mut Memory) -> Result<(), Failures> {
+        let mut failures = Failures::default();
         let mut foreign = Vec::new();
         for wanted in objects::of(&self.cluster, &self.pool) {
             let Some(kind) = kind_of(&wanted).filter(|kind| **kind != NAMESPACE) else { continue };
@@ -335,12 +336,12 @@ impl Keeper {
                     }
                     if *kind == GATEWAY && objects::lacks_address(&found) {
                         let given = self.give_address(client, memory, &found).await;
-                        first_error = first_error.or(given.err());
+                        given.unwrap_or_else(|error| failures.add(error));
                     }
                 }
                 // Another request would not be answered either.
-                Err(error) if matches!(error.cause, Cause::Unreachable(_)) => return Err(error),
-                Err(error) => first_error = first_error.or(Some(error)),
+                Err(error) if is_away(&error) => return Err(error.into()),
+                Err(error) => failures.add(error),
             }
         }
         let problem = (!foreign.is_empty()).then(|| {
@@ -350,7 +351,7 @@ impl Keeper {
             )
         });
         self.told("foreign", problem);
-        first_error.map_or(Ok(()), Err)
+        failures.outcome()
     }
 
     /// The object as it is, or as it is made.
@@ -393,3 +394,34 @@ impl Keeper {
 
 /// An API server that does not answer, or not to us.
 struct Away;
+
+fn is_away(error: &Error) -> bool {
+    matches!(error.cause, Cause::Unreachable(_) | Cause::Unauthorized(_))
+}
+
+/// Requests that failed, one of each kind: of several rights that are missing all are named.
+#[derive(Default)]
+struct Failures(Vec<Error>);
+
+impl Failures {
+    fn add(&mut self, error: Error) {
+        let of = |error: &Error| (error.request.verb, error.request.resource.clone());
+        if !self.0.iter().any(|known| of(known) == of(&error)) {
+            self.0.push(error);
+        }
+    }
+
+    fn outcome(self) -> Result<(), Failures> {
+        if self.0.is_empty() { Ok(()) } else { Err(self) }
+    }
+
+    fn text(&self) -> String {
+        self.0.iter().map(Error::to_string).collect::<Vec<_>>().join("; ")
+    }
+}
+
+impl From<Error> for Failures {
+    fn from(error: Error) -> Self {
+        Failures(vec![error])
+    }
+}

@@ -18,6 +18,8 @@ pub struct Numbers {
     refused: AtomicU64,
     drains: AtomicU64,
     rounds: AtomicU64,
+    /// Why members are not fully known.
+    members_problem: Mutex<Option<String>>,
     clusters: Mutex<BTreeMap<String, OfCluster>>,
 }
 
@@ -44,6 +46,11 @@ impl Numbers {
     /// All members were judged.
     pub fn round(&self) {
         self.rounds.fetch_add(1, Relaxed);
+    }
+
+    /// Why members are not fully known.
+    pub fn of_members(&self, problem: Option<&str>) {
+        *self.members_problem.lock() = problem.map(str::to_owned);
     }
 
     /// An entry was deleted.
@@ -93,7 +100,7 @@ impl Numbers {
 
     /// Writes all of them.
     pub fn write(&self, writer: &mut Writer, view: Option<&View>, leads: bool) {
-        let Numbers { deletions, refused, drains, rounds, clusters } = self;
+        let Numbers { deletions, refused, drains, rounds, members_problem, clusters } = self;
         let leader = f64::from(u8::from(leads));
         writer.gauge(
             "cairn_registrar_leader",
@@ -140,15 +147,23 @@ impl Numbers {
         ] {
             writer.counter(name, help, &[], value);
         }
+        let unknown = f64::from(u8::from(leads && members_problem.lock().is_some()));
+        let help =
+            "1 while list, pods or notices of members are not those of now; 0 while another leads.";
+        writer.gauge("cairn_registrar_members_problem", help, &[], unknown);
         for (name, of) in clusters.lock().iter() {
             let labels = [("cluster", name.as_str())];
-            let help = "Entries of members.";
-            writer.gauge("cairn_registrar_entries", help, &labels, of.entries as f64);
+            // Who led before knows only what was.
+            let now = |count: usize| if leads { count as f64 } else { 0.0 };
+            let help = "Entries of members; 0 while another leads, as the next two.";
+            writer.gauge("cairn_registrar_entries", help, &labels, now(of.entries));
             let help = "Entries that ought not to be there and are left.";
-            writer.gauge("cairn_registrar_conflicts", help, &labels, of.conflicts as f64);
+            writer.gauge("cairn_registrar_conflicts", help, &labels, now(of.conflicts));
+            let help = "Things that cannot be done in the cluster.";
+            writer.gauge("cairn_registrar_problems", help, &labels, now(of.problems.len()));
             let help = "What the API server refused or did not answer.";
             writer.counter("cairn_registrar_api_errors_total", help, &labels, of.errors);
-            if let Some(expires) = of.token_expires {
+            if let Some(expires) = of.token_expires.filter(|_| leads) {
                 let left = expires.saturating_duration_since(Instant::now()).as_secs_f64();
                 let help = "Until the token for members that start runs out.";
                 writer.gauge("cairn_registrar_token_remaining_seconds", help, &labels, left);
@@ -185,7 +200,7 @@ impl Numbers {
         json!({
             "leader": leadership.holds(), "holder": leadership.holder,
             "problem": leadership.problem.as_ref().map(ToString::to_string),
-            "members": members, "clusters": clusters,
+            "members": members, "members_problem": *self.members_problem.lock(), "clusters": clusters,
         })
     }
 }

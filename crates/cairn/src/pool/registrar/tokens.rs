@@ -7,7 +7,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use cairn_kube::{Client, Error, seconds_until};
 use cairn_pool::config::{Cluster, Pool};
-use cairn_pool::objects::{FIELD_MANAGER, OWNER};
+use cairn_pool::objects::{self, FIELD_MANAGER};
 use cairn_pool::rbac::{ROOT_CONFIG_MAP, tokens_secret};
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -87,7 +87,7 @@ impl Tokens {
         let object = json!({
             "apiVersion": "v1", "kind": "Secret", "type": "Opaque",
             "metadata": {
-                "name": secret, "namespace": namespace, "labels": { OWNER: FIELD_MANAGER },
+                "name": secret, "namespace": namespace, "labels": objects::labels(),
             },
             "data": data,
         });

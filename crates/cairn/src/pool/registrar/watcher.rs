@@ -72,14 +72,10 @@ struct Memory {
 impl Watcher {
     /// Goes on until it is dropped.
     pub async fn run(self) {
+        let mut lease_problem = None;
         loop {
             while !self.leads() {
-                if !self.leadership.borrow().holder.is_empty() {
-                    self.readiness.arrived(FIRST_ROUND);
-                }
-                if let Some(problem) = &self.leadership.borrow().problem {
-                    self.readiness.still_missing(FIRST_ROUND, &problem.to_string());
-                }
+                self.wait(&mut lease_problem);
                 tokio::time::sleep(STANDBY).await;
             }
             tracing::info!("holds the Lease: this registrar acts");
@@ -98,7 +94,24 @@ impl Watcher {
             }
             tracing::warn!("does not hold the Lease any more: this registrar waits");
             self.view.send_replace(None);
+            self.numbers.of_members(None);
         }
+    }
+
+    /// Says why it only waits; `before`: what was wrong with the Lease when it was looked at last.
+    fn wait(&self, before: &mut Option<String>) {
+        let leadership = self.leadership.borrow().clone();
+        if !leadership.holder.is_empty() {
+            self.readiness.arrived(FIRST_ROUND);
+        }
+        let problem = leadership.problem.map(|problem| problem.to_string());
+        if let Some(problem) = &problem {
+            self.readiness.still_missing(FIRST_ROUND, problem);
+            if before.as_ref() != Some(problem) {
+                tracing::warn!(problem, "the Lease cannot be had");
+            }
+        }
+        *before = problem;
     }
 
     fn leads(&self) -> bool {
@@ -106,7 +119,7 @@ impl Watcher {
     }
 
     async fn round(&self, memory: &mut Memory) {
-        let (members, mut problem) = self.found.now();
+        let (members, of_list) = self.found.now();
         let listed = members.iter().flatten().map(|member| member.address);
         let addresses: BTreeSet<IpAddr> = memory.judge.addresses().chain(listed).collect();
         let probes = futures::stream::iter(addresses)
@@ -114,18 +127,15 @@ impl Watcher {
             .buffer_unordered(AT_A_TIME)
             .collect::<BTreeMap<IpAddr, Probe>>();
         let (probes, pods) = tokio::join!(probes, self.pods());
-        let pods = match pods {
-            Ok(pods) => pods,
-            Err(reason) => {
-                problem = problem.or(Some(reason));
-                None
-            }
-        };
+        let (pods, of_pods) = pods;
+        let problems: Vec<String> = of_list.into_iter().chain(of_pods).collect();
+        let problem = (!problems.is_empty()).then(|| problems.join("; "));
         let registered = self.registered.lock().values().flatten().copied().collect();
         let waits = members.is_none();
         let round = Round { members, pods, probes, registered };
         let view = memory.judge.round(std::time::Instant::now(), &round);
         self.tell(memory, &view, problem.as_ref());
+        self.numbers.of_members(problem.as_deref());
         self.numbers.round();
         match (waits, &problem) {
             (true, Some(problem)) => self.readiness.still_missing(FIRST_ROUND, problem),
@@ -139,10 +149,10 @@ impl Watcher {
         }
     }
 
-    /// Pods of the members' namespace by name; `None`: members are no pods.
-    async fn pods(&self) -> Result<Option<BTreeMap<String, PodFact>>, String> {
+    /// Pods of the members' namespace by name, and what is wrong; `None`: members are no pods, or these are not known.
+    async fn pods(&self) -> (Option<BTreeMap<String, PodFact>>, Vec<String>) {
         if !self.found.are_pods {
-            return Ok(None);
+            return (None, Vec::new());
         }
         let (client, namespace) = &self.client;
         let all = Selection { namespace, ..Selection::default() };
@@ -150,16 +160,15 @@ impl Watcher {
         let asked = async { tokio::join!(client.list(&POD, all), client.list(&EVENT, notices)) };
         // A round does not wait for an API server that is away.
         let Ok((pods, notices)) = tokio::time::timeout(self.interval, asked).await else {
-            return Err(format!("the members' cluster does not answer within {:?}", self.interval));
+            let late = format!("the members' cluster does not answer within {:?}", self.interval);
+            return (None, vec![late]);
         };
-        let text = |error: Error| error.to_string();
-        let pods = pods.map_err(text)?;
+        let problems = [pods.as_ref().err(), notices.as_ref().err()];
+        let problems = problems.into_iter().flatten().map(Error::to_string).collect();
         // Without notices pods are known all the same.
-        let notices = notices.unwrap_or_else(|error| {
-            tracing::warn!(%error, "notices are not known");
-            Vec::new()
-        });
-        Ok(Some(pods.iter().filter_map(|pod| fact(pod, &notices)).collect()))
+        let notices = notices.unwrap_or_default();
+        let facts = |pods: Vec<Value>| pods.iter().filter_map(|pod| fact(pod, &notices)).collect();
+        (pods.ok().map(facts), problems)
     }
 
     /// Logs what has changed.
