@@ -148,8 +148,8 @@ impl ControlPlane {
         &self.api.kubeconfig
     }
 
-    /// `https://host:port` of the API server, and the file with its CA.
-    pub fn api_address(&self) -> (String, String) {
+    /// The API server as `https://host:port`, and the file with its CA.
+    pub fn api(&self) -> (String, String) {
         self.api.address()
     }
 

@@ -19,7 +19,7 @@ const PROGRAM: &str = "CAIRN_LAB_PROGRAM";
 const DEFINITIONS_KEDA: &str = "CAIRN_LAB_KEDA";
 const DEFINITIONS_PROMETHEUS: &str = "CAIRN_LAB_PROMETHEUS_OPERATOR";
 const BINARY: &str = "CAIRN_BINARY";
-const ROOTFS: &str = "CAIRN_ROOTFS";
+const IMAGE: &str = "CAIRN_LAB_IMAGE";
 const LOGS: &str = "CAIRN_LAB_LOGS";
 const DIR: &str = "CAIRN_LAB_DIR";
 
@@ -76,8 +76,8 @@ impl Place {
     ///
     /// # Panics
     /// When the target does not need it.
-    pub fn rootfs(&self) -> PathBuf {
-        given(ROOTFS)
+    pub fn image(&self) -> PathBuf {
+        given(IMAGE)
     }
 
     /// The directory with KEDA's definitions.
@@ -145,20 +145,10 @@ fn prepare(target: Target, home: &Path) -> Result<Vec<(&'static str, PathBuf)>, 
             Need::PrometheusOperator => {
                 (DEFINITIONS_PROMETHEUS, PROMETHEUS_OPERATOR.fetch(home, say)?)
             }
-            Need::Rootfs => (ROOTFS, rootfs(home)?),
+            Need::Rootfs => (IMAGE, crate::image::rootfs(home)?),
         });
     }
     Ok(programs)
-}
-
-/// Where it was made, or where the variable says.
-fn rootfs(home: &Path) -> Result<PathBuf, String> {
-    let made = home.join("image").join(std::env::consts::ARCH).join("rootfs");
-    let dir = std::env::var_os(ROOTFS).map_or(made, PathBuf::from);
-    if dir.join("usr/local/bin/cairn").is_file() {
-        return Ok(dir);
-    }
-    Err(format!("{} has no image: make it with deploy/image/rootfs.sh", dir.display()))
 }
 
 /// What a developer's machine lacks is no failure; CI must not skip unseen.

@@ -1,5 +1,6 @@
 //! What kubelet makes of a pod: its command line, its environment and its files.
 
+use crate::control::eventually;
 use crate::kube::{Bound, Kube};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -34,17 +35,33 @@ const NODE: &str = "node-a";
 const HOST_IP: &str = "192.0.2.1";
 
 impl Scheduled {
-    fn spec(&self) -> &Value {
+    /// The pod's `spec`.
+    pub fn spec(&self) -> &Value {
         &self.template["spec"]
     }
 
-    fn container_spec(&self) -> &Value {
+    /// Its only container.
+    pub fn container_spec(&self) -> &Value {
         &self.spec()["containers"][0]
     }
 
     /// The pod's labels and annotations.
     pub fn labels(&self) -> BTreeMap<String, String> {
         texts(&self.template["metadata"]["labels"])
+    }
+
+    /// A port by its number or its name.
+    ///
+    /// # Panics
+    /// When the container has none of that name.
+    pub fn port(&self, port: &Value) -> u16 {
+        let number = port.as_u64().unwrap_or_else(|| {
+            let ports = array(&self.container_spec()["ports"]);
+            let named = ports.iter().find(|one| one["name"] == *port);
+            let named = named.unwrap_or_else(|| panic!("{} has no port {port}", self.name));
+            named["containerPort"].as_u64().unwrap()
+        });
+        u16::try_from(number).unwrap()
     }
 
     /// The service account.
@@ -147,6 +164,10 @@ impl Scheduled {
                 let text = kube.token(&self.namespace, account, audience, Some(bound)).await;
                 files.insert(path.into(), text);
             }
+            let secret = &source["secret"];
+            if let Some(name) = secret["name"].as_str().or(secret["secretName"].as_str()) {
+                files.extend(secret_of(kube, &self.namespace, name).await);
+            }
             if let Some(name) = source["configMap"]["name"].as_str() {
                 let map = kube.get("v1", "ConfigMap", &self.namespace, name).await;
                 let map = map.unwrap_or_else(|| panic!("no ConfigMap {name}"));
@@ -172,6 +193,19 @@ impl Scheduled {
         assert!(!files.is_empty(), "a volume of an unknown kind: {volume}");
         files
     }
+}
+
+/// What a Secret has, as soon as there is one: until then kubelet holds the pod back, too.
+async fn secret_of(kube: &Kube, namespace: &str, name: &str) -> BTreeMap<PathBuf, String> {
+    let mut found = None;
+    eventually(&format!("there is a Secret {name} in {namespace}"), async || {
+        found = kube.get("v1", "Secret", namespace, name).await;
+        found.is_some()
+    })
+    .await;
+    let text = |coded: &str| String::from_utf8(STANDARD.decode(coded).unwrap()).unwrap();
+    let data = texts(&found.unwrap()["data"]);
+    data.into_iter().map(|(key, coded)| (key.into(), text(&coded))).collect()
 }
 
 /// Replaces a volume's files at once, as kubelet does: the names are links through `..data`, which

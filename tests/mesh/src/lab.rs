@@ -205,6 +205,11 @@ impl<'a> Talk<'a> {
         Talk { client, target }
     }
 
+    /// Of a client, and wherever its requests go.
+    pub fn to(client: &'a Client, target: Target) -> Self {
+        Talk { client, target }
+    }
+
     /// Where its requests go.
     pub fn target(&self) -> &Target {
         &self.target

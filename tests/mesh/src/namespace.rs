@@ -106,13 +106,14 @@ pub fn prepare() {
     }
 }
 
-/// Pods with a network of their own reach each other.
+/// Pods with networks of their own reach each other, too.
 ///
 /// # Panics
 /// When the kernel refuses.
-pub fn forward() {
-    for name in ["ip_forward", "conf/all/proxy_arp"] {
-        std::fs::write(Path::new("/proc/sys/net/ipv4").join(name), "1").unwrap();
+pub fn join_pods() {
+    for switch in ["ip_forward", "conf/all/proxy_arp", "conf/default/proxy_arp"] {
+        let file = Path::new("/proc/sys/net/ipv4").join(switch);
+        std::fs::write(&file, "1").unwrap_or_else(|error| panic!("{}: {error}", file.display()));
     }
 }
 

@@ -1,6 +1,7 @@
 //! A network namespace for one pod, so that the wildcard addresses and the loopback that a waypoint
-//! listens on are its own.
+//! listens on are its own; and, for a container of the image, its root.
 
+use crate::image::Root;
 use crate::namespace::{ISTIOD, Role, ip};
 use crate::part::Part;
 use std::collections::BTreeMap;
@@ -27,6 +28,19 @@ pub struct Sandbox {
     state: PathBuf,
 }
 
+/// What runs in it.
+#[derive(Debug, Clone, Copy)]
+pub struct Start<'a> {
+    /// A path of this machine, or of the image where there is a root.
+    pub program: &'a Path,
+    /// Its arguments.
+    pub args: &'a [String],
+    /// Exactly these variables, and a `PATH`.
+    pub env: &'a BTreeMap<String, String>,
+    /// Its root; without one it has this machine's files.
+    pub root: Option<&'a Root>,
+}
+
 /// Runs what the arguments name: the address, a directory for notes, and a command.
 ///
 /// # Panics
@@ -47,8 +61,11 @@ pub fn run_pod() -> ExitCode {
         ip(&["route", "add", "default", "dev", "eth0"]);
         let listener = TcpListener::bind((address.as_str(), FORWARD)).await.unwrap();
         tokio::spawn(forward(listener));
-        let mut child =
-            Command::new(program).args(rest).env_remove("CAIRN_MESH_ROLE").spawn().unwrap();
+        let mut command = match Root::read(state) {
+            Some(root) => Command::from(root.command(&root.make(state), program)),
+            None => Command::new(program),
+        };
+        let mut child = command.args(rest).env_remove("CAIRN_MESH_ROLE").spawn().unwrap();
         std::fs::write(state.join("pid"), child.id().unwrap().to_string()).unwrap();
         child.wait().await.unwrap()
     });
@@ -67,24 +84,29 @@ async fn forward(listener: TcpListener) {
 }
 
 impl Sandbox {
-    /// Starts `program` with exactly this environment in a network with this address.
+    /// Starts it in a network with this address.
     ///
     /// # Panics
     /// When it cannot.
     pub async fn start(
         name: &str,
         address: IpAddr,
-        program: (&Path, &[String], &BTreeMap<String, String>),
+        start: Start<'_>,
         state: &Path,
         logs: &Path,
     ) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        let (binary, args, env) = program;
+        let Start { program, args, env, root } = start;
         let _ = std::fs::remove_dir_all(state);
         std::fs::create_dir_all(state).unwrap();
         let mut command = std::process::Command::new("unshare");
-        command.arg("--net").arg(std::env::current_exe().unwrap());
-        command.arg(address.to_string()).arg(state).arg(binary).args(args);
+        command.arg("--net");
+        if let Some(root) = root {
+            root.write(state);
+            command.arg("--mount");
+        }
+        command.arg(std::env::current_exe().unwrap());
+        command.arg(address.to_string()).arg(state).arg(program).args(args);
         command.env_clear().envs(env).env("PATH", std::env::var_os("PATH").unwrap());
         Role::Pod.give(&mut command);
         let mut part = Part::start(name, command.into(), logs);
@@ -122,9 +144,15 @@ impl Sandbox {
     /// # Panics
     /// When it does not run.
     pub fn terminate(&self) {
-        let pid = self.pid().unwrap().to_string();
-        let status = std::process::Command::new("kill").args(["-TERM", &pid]).status().unwrap();
-        assert!(status.success());
+        assert!(self.signal("-TERM"));
+    }
+
+    /// Such a signal for the program; whether there is one.
+    pub fn signal(&self, signal: &str) -> bool {
+        let Some(pid) = self.pid() else { return false };
+        let mut kill = std::process::Command::new("kill");
+        kill.args([signal, &pid.to_string()]).stderr(std::process::Stdio::null());
+        kill.status().unwrap().success()
     }
 
     /// Waits until the program ends.

@@ -5,7 +5,7 @@ use crate::identity::spiffe;
 use crate::kube::Bound;
 use crate::kubelet::Scheduled;
 use crate::objects;
-use crate::sandbox::Sandbox;
+use crate::sandbox::{Sandbox, Start};
 use cairn_test_support::http1::Response;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -124,9 +124,10 @@ impl Placed {
         let resolve = format!("istiod.istio-system.svc:15012={}", plane.address());
         container.env.insert("CAIRN_RESOLVE".to_owned(), resolve);
         let ip: IpAddr = pod.ip.parse().unwrap();
-        let program = (binary, container.args.as_slice(), &container.env);
+        let start =
+            Start { program: binary, args: &container.args, env: &container.env, root: None };
         let state = dir.join(format!("{}-state", pod.name));
-        let sandbox = Sandbox::start("cairn", ip, program, &state, logs).await;
+        let sandbox = Sandbox::start("cairn", ip, start, &state, logs).await;
         let id = spiffe(&pod.namespace, pod.account());
         Waypoint { id, ip, pod: pod.clone(), root, sandbox }
     }

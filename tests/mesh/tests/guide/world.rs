@@ -1,9 +1,9 @@
 //! Two clusters with their nodes, and what is to be seen after a block.
 
 use cairn_mesh_tests::api::ApiServer;
-use cairn_mesh_tests::container::Rootfs;
 use cairn_mesh_tests::control::PATIENCE;
 use cairn_mesh_tests::crowd::{Aim, Crowd, Speaks};
+use cairn_mesh_tests::deployments::Deployments;
 use cairn_mesh_tests::guide::{Block, Shell};
 use cairn_mesh_tests::harness::Place;
 use cairn_mesh_tests::hbone::Client;
@@ -29,8 +29,8 @@ const UPGRADE: &str = "5. Upgrade, and back";
 pub struct World {
     east: Lab,
     pool: ApiServer,
-    east_nodes: Node,
-    pool_nodes: Node,
+    east_nodes: Deployments,
+    pool_nodes: Deployments,
     client: Client,
     web: Service,
     shell: Shell,
@@ -40,7 +40,7 @@ pub struct World {
 
 impl World {
     pub async fn start(place: &Place) -> Self {
-        namespace::forward();
+        namespace::join_pods();
         let Place { program, dir, logs } = place;
         let site = |name: &str, number: u8| (Site::reachable(name, number), dir.join(name));
         let (east_site, east_dir) = site("east", 11);
@@ -55,20 +55,11 @@ impl World {
         let kubeconfig = dir.join("kubeconfig");
         let contexts = [("east", east.plane.kubeconfig()), ("pool", pool.kubeconfig.as_path())];
         std::fs::write(&kubeconfig, merged(&contexts).to_string()).unwrap();
-        let istiod = IpAddr::from(east_site.istiod);
-        let node = |kube, api: (String, String), first: u8, name: &str| Node {
-            kube,
-            api: (api.0.trim_start_matches("https://").parse().unwrap(), read(&api.1)),
-            image: Rootfs(place.rootfs()),
-            addresses: ("10.244.9", first),
-            names: [name.to_owned()].into_iter().map(|name| (name, vec![istiod])).collect(),
-            dir: dir.join("pods"),
-            logs: logs.clone(),
-            pods: Vec::new(),
-        };
-        let east_api = east.plane.api_address();
-        let east_nodes = node(east.plane.kube.clone(), east_api, 20, "istiod.istio-system.svc");
-        let pool_nodes = node(pool.kube.clone(), pool.address(), 120, "istiod.east.example");
+        let east_node = Node::new(&east.plane, place);
+        let mut pool_node = Node::of(&pool.kube, pool.address(), place);
+        pool_node.name("istiod.east.example", east_site.istiod.into());
+        let east_nodes = Deployments::new(&east.plane.kube, east_node, "10.244.9", 20);
+        let pool_nodes = Deployments::new(&pool.kube, pool_node, "10.244.9", 120);
         let home = dir.join("home");
         let shell = Shell::new(program, &home, &kubeconfig);
         World { east, pool, east_nodes, pool_nodes, client, web, shell, crowd: None }
@@ -227,7 +218,7 @@ impl World {
     }
 }
 
-async fn rounds(one: &mut Node, other: &mut Node) {
+async fn rounds(one: &mut Deployments, other: &mut Deployments) {
     one.round().await;
     other.round().await;
     tokio::time::sleep(PAUSE).await;
