@@ -309,6 +309,9 @@ impl Pod {
 
 impl Drop for Pod {
     fn drop(&mut self) {
-        self.sandbox.signal("-KILL");
+        // Another pod of the name may run by now.
+        if self.sandbox.part().ended().is_none() {
+            self.sandbox.signal("-KILL");
+        }
     }
 }

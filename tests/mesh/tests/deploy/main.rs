@@ -6,8 +6,12 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+#[allow(dead_code)] // the target registrar uses all of it
+#[path = "../registrar/played.rs"]
+mod played;
 mod pool;
 mod rights;
+mod scaler;
 mod swap;
 mod world;
 
@@ -15,7 +19,7 @@ use cairn_mesh_tests::harness::{Need, Target, run};
 use std::process::ExitCode;
 
 const TARGET: Target =
-    Target { name: "deploy", steps: 14, tmp: env!("CARGO_TARGET_TMPDIR"), needs: &[Need::Rootfs] };
+    Target { name: "deploy", steps: 15, tmp: env!("CARGO_TARGET_TMPDIR"), needs: &[Need::Rootfs] };
 
 fn main() -> ExitCode {
     run(TARGET, world::run)

@@ -1,8 +1,9 @@
 //! The pool by its charts: `cairn` for members, scaler and registrar, `cairn-join` for the cluster that uses it. Each
 //! component comes as its account and with nothing more.
 
+use crate::played::Played;
 use crate::world::{World, chart};
-use cairn_mesh_tests::control::{eventually, get};
+use cairn_mesh_tests::control::{PATIENCE, eventually, get};
 use cairn_mesh_tests::hbone::Client;
 use cairn_mesh_tests::lab::Service;
 use cairn_mesh_tests::node::{ACCOUNT, Pod};
@@ -12,6 +13,7 @@ use cairn_test_support::metrics;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
 
 /// Namespace of members, scaler and registrar.
 pub const SYSTEM: &str = "cairn-system";
@@ -24,7 +26,9 @@ const PORT: u16 = 21001;
 /// Of scaler, registrar and members.
 pub const PAGES: u16 = 15020;
 const MEMBERS: [(&str, &str); 2] = [("member-1", "10.244.9.31"), ("member-2", "10.244.9.32")];
-const SCALER: &str = "10.244.9.20";
+/// One that is played.
+const BUSY: (&str, &str) = ("member-0", "10.244.2.43");
+pub const SCALER: &str = "10.244.9.20";
 const REGISTRAR: &str = "10.244.9.21";
 const ENTRY: &str = "networking.istio.io/v1";
 const GATEWAYS: &str = "gateway.networking.k8s.io/v1";
@@ -39,7 +43,7 @@ pub struct Pool {
 }
 
 /// What the chart is given; `by`: what scales.
-fn values(by: &str) -> String {
+pub fn values(by: &str) -> String {
     json!({
         "image": { "repository": "registry.example/cairn", "tag": "1.0" },
         "pool": { "clusters": [{
@@ -211,18 +215,19 @@ pub async fn entries(world: &World, pool: &mut Pool) {
     let registrar = pool.registrar.as_ref().unwrap();
     let deleted = count(registrar, "cairn_registrar_deletions_total", &[("reason", "unreachable")]);
     assert_eq!(deleted.await, 1.0, "istiod would know of it for 49 s");
-    let (_, backend) = world.lab.pod("till-1");
-    let anew = async {
-        eventually("the first one is busy", async || backend.waiting() == 1).await;
-        let mut anew = start(world, "members", name, ip).await;
-        anew.ready().await;
-        eventually("the new one gets more", async || entry(world, ip).await["spec"]["weight"] == 3)
-            .await;
-        backend.release("busy");
-        anew
-    };
-    let (status, mut anew) = tokio::join!(pool.ask(first.1, "/hold?gate=busy"), anew);
-    assert_eq!(status, Some(200));
+    // Beside one that has been here for long and is busy.
+    let (busy, at) = BUSY;
+    let _busy = Played::start(at).await;
+    let kube = &world.lab.plane.kube;
+    kube.apply(&objects::pod(SYSTEM, busy, "default", &[])).await;
+    kube.apply_status(&objects::pod_status(SYSTEM, busy, at)).await;
+    endpoints(world, &[first, (name, ip), BUSY]).await;
+    let mut anew = start(world, "members", name, ip).await;
+    anew.ready().await;
+    eventually("the new one gets more", async || entry(world, ip).await["spec"]["weight"] == 3)
+        .await;
+    endpoints(world, &MEMBERS).await;
+    kube.delete(&objects::pod(SYSTEM, busy, "default", &[])).await;
     pool.until_known(&MEMBERS).await;
     anew.end().await;
     pool.until_known(&[first]).await;
@@ -238,38 +243,13 @@ async fn entry(world: &World, ip: &str) -> Value {
     found.unwrap_or_default()
 }
 
-/// The scaler applies: it reads `/load`, holds its Lease and sets the Deployment's replicas.
-pub async fn scaler(world: &World, pool: &mut Pool) {
-    let replicas = async || {
-        let found = deployment(world, "members").await;
-        found["spec"]["replicas"].as_u64()
-    };
-    assert_eq!(replicas().await, Some(1), "the chart leaves them to the scaler");
-    let mut scaler = start(world, "scaler", "scaler", SCALER).await;
-    scaler.ready().await;
-    eventually("two members answer, and it holds the Lease", async || {
-        let decision = page(&scaler, "/decision").await;
-        decision["counts"]["answering"] == 2 && decision["lease"]["held"] == true
-    })
-    .await;
-    eventually("two are asked for", async || replicas().await == Some(2)).await;
-    let decision = page(&scaler, "/decision").await;
-    assert_eq!(decision["lease"]["problem"], Value::Null, "{decision}");
-    assert_eq!(decision["target"]["problem"], Value::Null, "{decision}");
-    for member in &mut pool.members {
-        member.must_run();
-        assert!(!member.output().contains("scaler"), "{}", member.output());
-    }
-    pool.scaler = Some(scaler);
-}
-
 /// A pod of that component's Deployment, as it is in the API server.
 pub async fn start(world: &World, component: &str, name: &str, ip: &str) -> Pod {
     let deployment = deployment(world, component).await;
     world.node.start(&deployment["spec"]["template"], (SYSTEM, name), ip).await
 }
 
-async fn deployment(world: &World, component: &str) -> Value {
+pub async fn deployment(world: &World, component: &str) -> Value {
     let name = format!("cairn-{component}");
     world.lab.plane.kube.get("apps/v1", "Deployment", SYSTEM, &name).await.unwrap()
 }
@@ -287,6 +267,19 @@ async fn endpoints(world: &World, members: &[(&str, &str)]) {
 pub async fn page(pod: &Pod, path: &str) -> Value {
     let answer = pod.page(PAGES, path).await;
     answer.unwrap_or_else(|| panic!("{} does not answer {path}", pod.name)).json()
+}
+
+/// Waits until a page is as `wanted` says.
+pub async fn until(pod: &Pod, path: &str, what: &str, wanted: impl Fn(&Value) -> bool) {
+    let start = Instant::now();
+    loop {
+        let last = page(pod, path).await;
+        if wanted(&last) {
+            return;
+        }
+        assert!(start.elapsed() < PATIENCE, "not in {PATIENCE:?}: {what}: {last:#}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 async fn count(pod: &Pod, name: &str, labels: &[(&str, &str)]) -> f64 {

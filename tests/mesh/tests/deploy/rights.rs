@@ -36,6 +36,8 @@ struct Right {
     group: String,
     resource: String,
     verb: String,
+    /// Of which object; empty: of all.
+    object: String,
 }
 
 pub async fn each_is_named(world: &mut World, pool: &mut Pool) {
@@ -76,10 +78,11 @@ fn rights(rules: &[Value]) -> Vec<Right> {
     let mut rights = Vec::new();
     for (number, rule) in rules.iter().enumerate() {
         let [group] = texts(&rule["apiGroups"]).try_into().unwrap();
+        let object = rule["resourceNames"][0].as_str().unwrap_or_default().to_owned();
         for resource in texts(&rule["resources"]) {
             for verb in texts(&rule["verbs"]) {
                 let (group, resource) = (group.clone(), resource.clone());
-                rights.push(Right { rule: number, group, resource, verb });
+                rights.push(Right { rule: number, group, resource, verb, object: object.clone() });
             }
         }
     }
@@ -115,7 +118,7 @@ async fn set(kube: &Kube, role: &Role, rules: &[Value]) {
 /// Waits until the API server judges by the Role as it is.
 async fn until(kube: &Kube, role: &Role, right: &Right, allowed: bool) {
     let Role { namespace, name, .. } = role;
-    let Right { group, resource, verb, .. } = right;
+    let Right { group, resource, verb, object, .. } = right;
     let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
     let review = json!({
         "apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview",
@@ -123,7 +126,7 @@ async fn until(kube: &Kube, role: &Role, right: &Right, allowed: bool) {
             "user": format!("system:serviceaccount:{namespace}:{name}"),
             "resourceAttributes": {
                 "namespace": namespace, "group": group, "resource": resource, "subresource": subresource,
-                "verb": verb, "name": object_of(resource, verb),
+                "verb": verb, "name": object,
             },
         },
     })
@@ -134,18 +137,6 @@ async fn until(kube: &Kube, role: &Role, right: &Right, allowed: bool) {
         answer["status"]["allowed"] == allowed
     })
     .await;
-}
-
-/// Of which object the right is, where the rule names one.
-fn object_of(resource: &str, verb: &str) -> &'static str {
-    match (resource, verb) {
-        ("serviceaccounts", _) => POOL,
-        ("configmaps", _) => "istio-ca-root-cert",
-        ("deployments", _) => "cairn-members",
-        (_, "create") => "",
-        ("secrets", _) => "waypoint-pool-tokens",
-        _ => "",
-    }
 }
 
 /// Makes it so that a component that starts needs the right; what is to be there again afterwards.
@@ -255,8 +246,7 @@ async fn merge(kube: &Kube, place: &str, change: &Value) {
 async fn is_named(pod: &mut Pod, role: &Role, right: &Right) {
     let Right { resource, verb, .. } = right;
     let wanted = format!("needs `{verb}` on `{resource}` in namespace {}", role.namespace);
-    let start = std::time::Instant::now();
-    loop {
+    eventually(&format!("the {} says: {wanted}", role.component.0), async || {
         pod.must_run();
         let mut said = pod.output();
         for path in ["/healthz/ready", "/state", "/decision"] {
@@ -264,14 +254,7 @@ async fn is_named(pod: &mut Pod, role: &Role, right: &Right) {
                 said.push_str(&page.text());
             }
         }
-        if said.contains(&wanted) {
-            println!("  named after {:?}: {wanted}", start.elapsed());
-            return;
-        }
-        if start.elapsed() > std::time::Duration::from_secs(30) {
-            println!("NOT NAMED: {wanted}: {said}");
-            return;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-    }
+        said.contains(&wanted)
+    })
+    .await;
 }

@@ -2,7 +2,7 @@
 //!
 //! `shop` and `bank` have a waypoint each, which nobody has made Cairn's yet.
 
-use crate::{pool, rights, swap};
+use crate::{pool, rights, scaler, swap};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use cairn_mesh_tests::clients::Clients;
@@ -68,10 +68,12 @@ pub async fn run(place: Place, mut steps: Steps) -> Steps {
     steps.run("members register and serve, without any right", step).await;
     let step = pool::entries(world, pool);
     steps.run("entries get labels and weights, and go with their members", step).await;
-    let step = pool::scaler(world, pool);
+    let step = scaler::applies(world, pool);
     steps.run("the scaler holds its Lease and scales", step).await;
     let step = rights::each_is_named(world, pool);
     steps.run("each right that is missing is named", step).await;
+    let step = scaler::answers_keda(world);
+    steps.run("with KEDA the scaler only answers", step).await;
     steps
 }
 
