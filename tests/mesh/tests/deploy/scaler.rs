@@ -46,7 +46,7 @@ pub async fn answers_keda(world: &World) {
     let rules = role.unwrap()["rules"].clone();
     assert_eq!(rules.as_array().unwrap().len(), 2, "no Lease: {rules}");
     assert_eq!(rules[1]["verbs"], json!(["get"]), "nothing is set: {rules}");
-    let mut scaler = start(world, "scaler", "scaler", SCALER).await;
+    let mut scaler = start(world, "scaler", "scaler-keda", SCALER).await;
     scaler.ready().await;
     let calm = |decision: &Value| decision["counts"]["answering"] == 2 && decision["desired"] == 2;
     until(&scaler, "/decision", "two are enough", calm).await;
