@@ -11,7 +11,6 @@
 pub mod admission;
 pub mod ads;
 pub mod api;
-pub mod clients;
 pub mod control;
 pub mod crowd;
 pub mod definitions;

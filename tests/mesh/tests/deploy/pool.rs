@@ -68,16 +68,16 @@ pub async fn install(world: &mut World) -> Pool {
     let [pool, join] = ["cairn", "cairn-join"].map(|name| chart(name).display().to_string());
     let file = world.file("values.json", &values("apply"));
     let args = ["install", "cairn", &pool, "-n", SYSTEM, "--create-namespace", "-f", &file];
-    world.clients.helm(&args).await;
+    world.tools.helm(&args).await.done();
     let args =
         ["install", "join", &join, "-n", POOL, "--create-namespace", "--set", "shards={s00}"];
-    world.clients.helm(&args).await;
+    world.tools.helm(&args).await.done();
     let token = ["create", "token", "cairn-registrar", "-n", POOL];
-    let token = world.clients.kubectl(&token).await;
+    let token = world.tools.kubectl(&token, "").await.done();
     let kubeconfig = world.kubeconfig(token.trim());
     let from = format!("--from-file={CLUSTER}={}", world.file("kubeconfig-east", &kubeconfig));
     let secret = ["create", "secret", "generic", "cairn-kubeconfigs", "-n", SYSTEM, &from];
-    world.clients.kubectl(&secret).await;
+    world.tools.kubectl(&secret, "").await.done();
     let address = |ip: &str| ip.parse::<IpAddr>().unwrap();
     world.node.name("cairn-scaler.cairn-system.svc", address(SCALER));
     for (_, ip) in MEMBERS {
@@ -188,7 +188,7 @@ async fn rights(world: &World, account: &str) -> Vec<Value> {
     let groups = ["--as-group=system:serviceaccounts", "--as-group=system:authenticated"];
     let args = ["create", "--raw", place, "-f", "-", &user];
     let args = [&args[..], &groups[..]].concat();
-    let answer = world.clients.kubectl_with(&args, &review.to_string()).await;
+    let answer = world.tools.kubectl(&args, &review.to_string()).await.done();
     let answer: Value = serde_json::from_str(&answer).unwrap();
     assert_eq!(answer["status"]["incomplete"], false, "{answer}");
     let rules = answer["status"]["resourceRules"].as_array().unwrap();

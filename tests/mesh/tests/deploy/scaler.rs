@@ -38,7 +38,7 @@ pub async fn answers_keda(world: &World) {
     let [chart, file] =
         [chart("cairn").display().to_string(), world.file("keda.json", &values("keda"))];
     let args = ["template", "cairn", &chart, "-n", SYSTEM, "-f", &file];
-    let rendered = world.clients.helm(&args).await;
+    let rendered = world.tools.helm(&args).await.done();
     assert!(rendered.contains("kind: ScaledObject"), "{rendered}");
     let applied = kube.apply_all(&rendered, |kind| ["Role", "Deployment"].contains(&kind)).await;
     assert_eq!(applied, 5, "two Roles, three Deployments");

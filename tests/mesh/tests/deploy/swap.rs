@@ -15,14 +15,14 @@ const CLASS: &str = "gateway.networking.k8s.io/v1";
 
 pub async fn annotation(world: &mut World) {
     let image = format!("{ANNOTATION}={IMAGE}");
-    world.clients.kubectl(&["annotate", "gateway", GATEWAY, "-n", "shop", &image]).await;
+    world.tools.kubectl(&["annotate", "gateway", GATEWAY, "-n", "shop", &image], "").await.done();
     let deployment = world.rendered_with("shop", IMAGE).await;
     serves(world, &world.shop, &deployment, "waypoint-a").await;
 }
 
 pub async fn without_annotation(world: &mut World, envoy: &str) {
     let gone = format!("{ANNOTATION}-");
-    world.clients.kubectl(&["annotate", "gateway", GATEWAY, "-n", "shop", &gone]).await;
+    world.tools.kubectl(&["annotate", "gateway", GATEWAY, "-n", "shop", &gone], "").await.done();
     world.rendered_with("shop", envoy).await;
 }
 
@@ -54,7 +54,7 @@ pub async fn overlay(world: &mut World) {
     let change = json!({ "spec": { "infrastructure": { "parametersRef": parameters } } });
     let change = change.to_string();
     let patch = ["patch", "gateway", GATEWAY, "-n", "shop", "--type", "merge", "-p", &change];
-    world.clients.kubectl(&patch).await;
+    world.tools.kubectl(&patch, "").await.done();
     let deployment = world.rendered_with("shop", IMAGE).await;
     let template = &deployment["spec"]["template"];
     let spec = &template["spec"];
@@ -96,12 +96,12 @@ pub async fn overlay(world: &mut World) {
     serves(world, &world.shop, &deployment, "waypoint-e").await;
     let gone = json!([{ "op": "remove", "path": "/spec/infrastructure" }]).to_string();
     let patch = ["patch", "gateway", GATEWAY, "-n", "shop", "--type", "json", "-p", &gone];
-    world.clients.kubectl(&patch).await;
+    world.tools.kubectl(&patch, "").await.done();
 }
 
 pub async fn uninstalled(world: &mut World, envoy: &str) {
     world.lab.plane.kube.apply(&gateway("bank", "istio-waypoint")).await;
-    world.clients.helm(&["uninstall", "cairn", "-n", "cairn-system", "--wait"]).await;
+    world.tools.helm(&["uninstall", "cairn", "-n", "cairn-system", "--wait"]).await.done();
     for namespace in ["shop", "bank"] {
         world.rendered_with(namespace, envoy).await;
     }
@@ -120,7 +120,7 @@ async fn install(world: &World, example: &str) {
     let monitoring = "monitoring.podMonitor=false,monitoring.prometheusRule=false";
     let args = ["install", "cairn", &chart, "-n", "cairn-system", "--create-namespace"];
     let more = ["-f", &values, "--set", monitoring];
-    world.clients.helm(&[&args[..], &more[..]].concat()).await;
+    world.tools.helm(&[&args[..], &more[..]].concat()).await.done();
 }
 
 /// Runs that Deployment's pod: it becomes ready, answers, holds a policy, and ends in order.

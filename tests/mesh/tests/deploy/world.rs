@@ -5,7 +5,6 @@
 use crate::{pool, rights, scaler, swap};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use cairn_mesh_tests::clients::Clients;
 use cairn_mesh_tests::control::eventually;
 use cairn_mesh_tests::harness::Place;
 use cairn_mesh_tests::hbone::Client;
@@ -15,6 +14,7 @@ use cairn_mesh_tests::node::Node;
 use cairn_mesh_tests::objects;
 use cairn_mesh_tests::site::Site;
 use cairn_mesh_tests::steps::Steps;
+use cairn_mesh_tests::tool::Tools;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
@@ -34,7 +34,7 @@ pub struct Tenant {
 pub struct World {
     pub lab: Lab,
     pub node: Node,
-    pub clients: Clients,
+    pub tools: Tools,
     pub shop: Tenant,
     pub bank: Tenant,
     dir: PathBuf,
@@ -89,8 +89,8 @@ impl World {
         let bank = Tenant::of(&mut lab, "bank", "ledger", 2).await;
         let node = Node::new(&lab.plane, place);
         let home = place.dir.join("home");
-        let clients = Clients::new(&place.program, lab.plane.kubeconfig(), &home);
-        World { lab, node, clients, shop, bank, dir: place.dir.clone() }
+        let tools = Tools::new(&place.program, home).with_cluster(lab.plane.kubeconfig());
+        World { lab, node, tools, shop, bank, dir: place.dir.clone() }
     }
 
     /// Writes a file of this run; its path.
