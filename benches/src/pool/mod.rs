@@ -1,8 +1,8 @@
 //! The pool at work: members that are real processes, clusters with fake istiods, clients that choose members as
 //! ztunnel does.
 //!
-//! [`soak`] lets things happen to the members, [`balance`] doubles their number, [`fairness`] gives one of them a tenant
-//! that wants too much, [`warm`] starts members that ask a sibling. Clusters and clients are in this process.
+//! `soak` lets things happen to the members, `balance` doubles their number, `fairness` gives one of them a tenant
+//! that wants too much, `warm` starts members that ask a sibling. Clusters and clients are in this process.
 
 pub mod args;
 mod balance;
