@@ -1,7 +1,7 @@
 //! Two clusters with their nodes, and what is to be seen after a block.
 
 use cairn_mesh_tests::api::ApiServer;
-use cairn_mesh_tests::control::PATIENCE;
+use cairn_mesh_tests::control::{PATIENCE, eventually, get};
 use cairn_mesh_tests::crowd::{Aim, Crowd, Speaks};
 use cairn_mesh_tests::deployments::Deployments;
 use cairn_mesh_tests::guide::{Block, Shell};
@@ -143,6 +143,7 @@ impl World {
         self.until("Cairn serves", |world| !world.ours(gateway).is_empty()).await;
         for ip in self.ours(gateway) {
             self.asks(SocketAddr::new(ip, 15008), &spiffe("shop", account)).await;
+            is_scraped(&self.east_nodes, ip).await;
         }
     }
 
@@ -167,6 +168,7 @@ impl World {
         for ip in self.members() {
             self.asks(SocketAddr::new(ip, MEMBERS), &spiffe("waypoint-pool", "waypoint-pool"))
                 .await;
+            is_scraped(&self.pool_nodes, ip).await;
         }
     }
 
@@ -222,6 +224,20 @@ async fn rounds(one: &mut Deployments, other: &mut Deployments) {
     one.round().await;
     other.round().await;
     tokio::time::sleep(PAUSE).await;
+}
+
+/// Prometheus finds a pod by what it is annotated with, and there the requests that it has answered.
+async fn is_scraped(nodes: &Deployments, ip: IpAddr) {
+    let running = nodes.pods.iter().find(|running| running.ip() == ip).unwrap();
+    let said = &running.pod.template["metadata"]["annotations"];
+    assert_eq!(said["prometheus.io/scrape"], "true", "{said}");
+    let port = said["prometheus.io/port"].as_str().unwrap().parse().unwrap();
+    let path = said["prometheus.io/path"].as_str().unwrap();
+    eventually("requests are counted where Prometheus looks", async || {
+        let page = get(SocketAddr::new(ip, port), path).await;
+        page.is_some_and(|page| page.text().contains("istio_requests_total{"))
+    })
+    .await;
 }
 
 fn read(file: &str) -> String {
