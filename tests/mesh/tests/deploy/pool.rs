@@ -170,10 +170,10 @@ pub async fn members(world: &World, pool: &mut Pool) {
         for line in ["CapEff:\t0000000000000000", "CapPrm:\t0000000000000000", "NoNewPrivs:\t1"] {
             assert!(inside.contains(line), "{inside}");
         }
-        assert!(!inside.contains(ACCOUNT), "{inside}");
+        assert!(!inside.contains(&format!("{ACCOUNT}/")), "{inside}");
     }
     let registrar = pool.registrar.as_ref().unwrap();
-    assert!(registrar.inside().contains(ACCOUNT));
+    assert!(registrar.inside().contains(&format!("{ACCOUNT}/token")));
     assert_eq!(rights(world, "cairn-members").await, Vec::<Value>::new());
 }
 
